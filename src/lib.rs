@@ -2,9 +2,13 @@
 //!
 //! This list is the map of the tree; `docs/architecture.md` walks through it.
 
+/// Large bytes by their digest.
+pub mod artifacts;
 /// Time, ids and randomness.
 pub mod clock;
 /// Events to JSON and back.
 pub mod codec;
+/// One configuration, read once.
+pub mod config;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
