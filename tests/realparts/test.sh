@@ -60,6 +60,6 @@ promtool check rules prometheus.rules.yml
 promtool test rules prometheus.rules.test.yml
 docker-compose -f compose.yml config --quiet
 
-[[ $what != soak ]] || set -- "$@" -E 'test(soak)' --run-ignored all --no-capture
+[[ $what != soak ]] || set -- "$@" -E 'test(storm)' --no-capture
 if [[ $what == soak ]]; then export BEAMPIPE_TEST_SOAK=1; fi
 cargo nextest run --workspace "$@" 2>&1 | tee "$summary"
