@@ -12,3 +12,7 @@ pub mod codec;
 pub mod config;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
+//! beampipe.
+
+/// Where executions run: DALiuGE over REST, and a simulated one for load tests.
+pub mod backends;
