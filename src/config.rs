@@ -90,6 +90,8 @@ pub struct Work {
     pub translator_timeout_seconds: u64,
     /// How long a stop waits for running jobs before it hands them back, in seconds.
     pub drain_seconds: u64,
+    /// Where the relative graph paths of project configurations start.
+    pub graph_dir: PathBuf,
     /// The Translator Manager for profiles that name none.
     pub tm_url: Option<String>,
 }
@@ -151,6 +153,7 @@ impl Default for Work {
             dim_timeout_seconds: 30,
             translator_timeout_seconds: 120,
             drain_seconds: 10,
+            graph_dir: PathBuf::from("."),
             tm_url: None,
         }
     }

@@ -4,15 +4,17 @@
 
 /// Large bytes by their digest.
 pub mod artifacts;
+/// Where executions run: DALiuGE over REST, and a simulated one for load tests.
+pub mod backends;
 /// Time, ids and randomness.
 pub mod clock;
 /// Events to JSON and back.
 pub mod codec;
 /// One configuration, read once.
 pub mod config;
+/// Places where a test may end the process.
+pub mod fault;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
-//! beampipe.
-
-/// Where executions run: DALiuGE over REST, and a simulated one for load tests.
-pub mod backends;
+/// Scheduler, queue and workers.
+pub mod work;
