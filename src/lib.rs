@@ -2,6 +2,8 @@
 //!
 //! This list is the map of the tree; `docs/architecture.md` walks through it.
 
+/// Archives: where data is discovered (IVOA TAP).
+pub mod archives;
 /// Large bytes by their digest.
 pub mod artifacts;
 /// Where executions run: DALiuGE over REST, and a simulated one for load tests.
@@ -16,5 +18,5 @@ pub mod config;
 pub mod fault;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
-/// Scheduler, queue and workers.
-pub mod work;
+/// Project configurations: what a survey says about discovery, manifests and graphs.
+pub mod project;
