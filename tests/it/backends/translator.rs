@@ -40,27 +40,34 @@ async fn a_graph_of_two_megabytes_is_taken() {
 }
 
 #[tokio::test]
-async fn a_wrong_graph_is_rejected_and_not_asked_again() {
-    let translator = translator();
+async fn what_the_translator_cannot_read_is_rejected() {
+    for (graph, said) in [("{", "malformed"), ("", "LG content")] {
+        let unrolled = translator().unroll_and_partition(graph.as_bytes(), Algorithm::Metis, 1, 1, "x").await;
+        let error = unrolled.unwrap_err();
+        assert!(!error.may_be_asked_again(), "{error}");
+        match error {
+            TranslateError::Rejected { status: 400, detail, .. } => {
+                assert!(detail.contains(said), "{detail}")
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_graph_it_cannot_unroll_looks_like_a_fault_of_its_own() {
     let mut broken: Value = serde_json::from_slice(&logical_graph("fanout-ok")).unwrap();
     broken["nodeDataArray"].as_array_mut().unwrap().pop();
     let mut empty: Value = serde_json::from_slice(&logical_graph("fanout-ok")).unwrap();
     empty["nodeDataArray"] = Value::Array(vec![]);
-    for (what, graph, status, said) in [
-        ("no JSON", "{".to_owned(), 400, "malformed"),
-        ("nothing", String::new(), 400, "LG content"),
-        ("a link to a missing node", broken.to_string(), 500, "its log"),
-        ("no nodes", empty.to_string(), 500, "its log"),
-    ] {
-        let error =
-            translator.unroll_and_partition(graph.as_bytes(), Algorithm::Metis, 1, 1, "x").await.unwrap_err();
-        assert!(!error.may_be_asked_again(), "{what}: {error}");
-        match error {
-            TranslateError::Rejected { status: got, detail, .. } => {
-                assert_eq!(got, status, "{what}: {detail}");
-                assert!(detail.contains(said), "{what}: {detail}");
+    for graph in [broken, empty] {
+        let graph = graph.to_string();
+        let unrolled = translator().unroll_and_partition(graph.as_bytes(), Algorithm::Metis, 1, 1, "x").await;
+        match unrolled.unwrap_err() {
+            TranslateError::Unavailable { status: 500, detail, .. } => {
+                assert!(detail.contains("its log"), "{detail}");
             }
-            other => panic!("{what}: {other}"),
+            other => panic!("{other}"),
         }
     }
 }
