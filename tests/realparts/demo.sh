@@ -23,6 +23,7 @@ cleanup() {
     trap '' INT TERM
     say "stopping"
     for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done
+    wait || true
     stop_service
     "$here/down.sh" "$state" >/dev/null 2>&1 || say "not everything stopped: $here/down.sh $state"
     exit $rc
