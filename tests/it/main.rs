@@ -1,2 +1,4 @@
-//! Tests.
+//! One test binary: two cores link slowly.
+
 mod backends;
+mod flows;
