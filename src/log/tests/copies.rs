@@ -67,7 +67,8 @@ async fn an_export_of_an_import_is_the_same_bytes_on_every_engine() {
 
     // What was imported is a log like any other.
     for filter in [Filter::tag("n:3"), Filter::stream("s-3"), Filter::category("s")] {
-        let (ours, theirs) = (read_matching(&second, &filter, 50).await, read_matching(&first, &filter, 50).await);
+        let (ours, theirs) =
+            (read_matching(&second, &filter, 50).await, read_matching(&first, &filter, 50).await);
         assert_eq!(ours.len(), theirs.len());
         assert!(ours.iter().zip(&theirs).all(|(a, b)| a.hash == b.hash && a.recorded_at == b.recorded_at));
     }
@@ -148,7 +149,8 @@ async fn an_independent_script_verifies_an_export() {
     let good = check(bytes.clone());
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
     assert!(String::from_utf8_lossy(&good.stdout).contains("2 redacted"));
-    let bad = check(String::from_utf8(bytes).unwrap().replacen("system:test/1", "system:test/2", 1).into_bytes());
+    let bad =
+        check(String::from_utf8(bytes).unwrap().replacen("system:test/1", "system:test/2", 1).into_bytes());
     assert_eq!(bad.status.code(), Some(1));
 }
 
