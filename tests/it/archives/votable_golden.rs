@@ -2,6 +2,7 @@
 
 use beampipe::archives::tap::TapError;
 use beampipe::archives::tap::votable::{Document, Status, read};
+use proptest::prelude::*;
 use serde_json::json;
 
 fn golden(name: &str) -> Document {
@@ -162,6 +163,50 @@ fn a_length_that_lies_allocates_nothing() {
          </STREAM></BINARY></DATA></TABLE>",
     );
     assert!(matches!(read(text.as_bytes(), 10), Err(TapError::Malformed { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever arrives, it is read or refused; nothing panics and nothing is allocated without bytes behind it.
+    #[test]
+    fn a_damaged_document_is_read_or_refused(
+        which in 0..3_usize,
+        changes in proptest::collection::vec((0..4000_usize, any::<u8>()), 1..6),
+        cut in 0..4000_usize,
+    ) {
+        let name = ["dachs-td.xml", "dachs-binary.xml", "dachs-b2.xml"][which];
+        let path = format!("{}/tests/golden/votable/{name}", env!("CARGO_MANIFEST_DIR"));
+        let mut bytes = std::fs::read(path).unwrap();
+        for (at, byte) in changes {
+            let at = at % bytes.len();
+            bytes[at] = byte;
+        }
+        if cut % 3 == 0 {
+            bytes.truncate(cut);
+        }
+        let _ = read(&bytes, 100);
+    }
+
+    /// Random bytes under every datatype and shape.
+    #[test]
+    fn a_random_stream_is_read_or_refused(
+        datatype in prop::sample::select(vec![
+            "boolean", "bit", "unsignedByte", "short", "int", "long", "char", "unicodeChar", "float", "double",
+            "floatComplex", "doubleComplex",
+        ]),
+        arraysize in prop::sample::select(vec!["", "1", "0", "3", "*", "7*", "2x3", "2x*", "0x*", "3x0"]),
+        encoding in prop::sample::select(vec!["BINARY", "BINARY2"]),
+        stream in proptest::collection::vec(any::<u8>(), 0..64),
+    ) {
+        use base64::Engine as _;
+        let stream = base64::engine::general_purpose::STANDARD.encode(stream);
+        let text = document(&format!(
+            "<TABLE><FIELD name='a' datatype='{datatype}' arraysize='{arraysize}'/><DATA><{encoding}>
+             <STREAM encoding='base64'>{stream}</STREAM></{encoding}></DATA></TABLE>"
+        ));
+        let _ = read(text.as_bytes(), 100);
+    }
 }
 
 fn document(resource: &str) -> String {

@@ -188,9 +188,9 @@ fn every_mistake_is_found_where_it_is() {
         ),
         (
             "/discovery/prepare_metadata/discovery_flags",
-            json!({"vsys": {"from": "enrichments.ra_dec_vsys.rvmom"}}),
+            json!({"beam": {"from": "enrichments.ra_dec_vsys.rvmom"}}),
             "duplicate_name",
-            "discovery.prepare_metadata.discovery_flags.vsys",
+            "discovery.prepare_metadata.discovery_flags.beam",
         ),
         (
             "/discovery/prepare_metadata/discovery_flags",
@@ -315,6 +315,11 @@ fn what_is_only_doubtful_is_a_warning() {
         ("/adapters/required", json!(["casda"]), "adapter_not_required"),
         ("/discovery/prepare_metadata/field_map/sbid", Value::Null, "no_sbid_field"),
         ("/discovery/prepare_metadata/field_map/visibility_filename", Value::Null, "no_dataset_field"),
+        (
+            "/discovery/prepare_metadata/discovery_flags",
+            json!({"vsys": {"from": "enrichments.ra_dec_vsys.rvmom"}}),
+            "preset_flag",
+        ),
         ("/manifest/path", json!("manifest.json"), "no_effect"),
     ] {
         let report = validate_spec(broken(pointer, value)).report;
