@@ -8,11 +8,25 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
+pub mod contract;
 pub mod event;
 pub mod filter;
+pub mod hub;
+pub mod leaf;
+pub mod memory;
+pub mod ndjson;
+pub mod prepare;
+pub mod presence;
+pub mod redaction;
+pub mod sqlite;
 
 pub use event::{Hash, NewEvent, Position, Recorded, Revision, category};
 pub use filter::Filter;
+pub use memory::MemoryLog;
+pub use sqlite::{SqliteLog, SqliteOptions};
+
+/// Where `recorded_at` comes from; handed in, so that tests move time by hand.
+pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 
 /// The largest encoded event, in bytes.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
