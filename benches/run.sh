@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what is measured, brings the peer, measures, prints tables.
 #
-#   BENCH_ONLY="log_append replay"  only these suites (log_append replay sse http scale growth)
+#   BENCH_ONLY="log_append replay"  only these suites (log_append replay stream sse http scale growth)
 #   BENCH_ARGS="--rounds 2"         further arguments of the driver
 #
 # Made histories (about 10 GB) are kept in .state/bench and made once; results go to .state/bench/results.json.

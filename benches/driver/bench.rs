@@ -41,7 +41,7 @@ pub struct Settings {
     pub subscribers: Vec<usize>,
 }
 
-const SUITES: [&str; 6] = ["log_append", "replay", "sse", "http", "scale", "growth"];
+const SUITES: [&str; 7] = ["log_append", "replay", "stream", "sse", "http", "scale", "growth"];
 
 const USAGE: &str = "beampipe-bench --state DIR --beampipe PROGRAM --umadb PROGRAM [--rounds N] [--cell-ms N] \
                      [--events N] [--executions N] [--subscribers N,N] [SUITE ...]";
@@ -112,6 +112,7 @@ async fn main() -> anyhow::Result<()> {
         let report: Report = match suite.as_str() {
             "log_append" => suites::log_append::run(&settings).await,
             "replay" => suites::replay::run(&settings).await,
+            "stream" => suites::stream::run(&settings).await,
             "sse" => suites::sse::run(&settings).await,
             "http" => suites::http::run(&settings).await,
             "scale" => suites::scale::run(&settings).await,

@@ -140,7 +140,8 @@ impl Client {
     /// Appends the next chunk to `into`; false at the last one.
     async fn chunk(&mut self, into: &mut Vec<u8>) -> anyhow::Result<bool> {
         let size = self.line().await?;
-        let size = usize::from_str_radix(size.split(';').next().unwrap_or(""), 16).context("no chunk size")?;
+        let size =
+            usize::from_str_radix(size.split(';').next().unwrap_or(""), 16).context("no chunk size")?;
         self.take(size, into).await?;
         self.line().await?;
         Ok(size > 0)
@@ -156,7 +157,8 @@ impl Client {
     }
 
     pub async fn post_as(&mut self, path: &str, kind: &str, body: &[u8]) -> anyhow::Result<Answer> {
-        self.send("POST", path, &format!("accept: application/json\r\ncontent-type: {kind}\r\n"), body).await?;
+        self.send("POST", path, &format!("accept: application/json\r\ncontent-type: {kind}\r\n"), body)
+            .await?;
         self.answer().await
     }
 

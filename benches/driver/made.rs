@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use beampipe_log::ndjson::Restore;
 use beampipe_log::{Direction, Filter, Log, SqliteLog, SqliteOptions};
+use sha2::Digest;
 
 use crate::story::{Teller, beginning, clock};
 use crate::{Settings, umadb};
@@ -14,11 +15,18 @@ use crate::{Settings, umadb};
 /// How many events are handed over at once.
 const CHUNK: usize = 4000;
 
-/// Raise it when [`crate::story`] tells something else: what was made before is made again.
-pub const VERSION: u32 = 1;
+/// Whatever decides what a made history looks like: when one of these changes, it is made again.
+const MADE_OF: [&[u8]; 3] = [
+    include_bytes!("story.rs"),
+    include_bytes!("../../migrations/log-sqlite/0001_events.sql"),
+    include_bytes!("../../migrations/log-sqlite/index.sql"),
+];
 
-fn kept(settings: &Settings, name: &str) -> PathBuf {
-    settings.state.join(format!("made-{VERSION}-{name}"))
+/// The directory of a history that is kept.
+pub fn kept(settings: &Settings, name: &str) -> PathBuf {
+    let digest =
+        MADE_OF.iter().fold(sha2::Sha256::new(), |digest, part| digest.chain_update(part)).finalize();
+    settings.state.join(format!("made-{:02x}{:02x}{:02x}-{name}", digest[0], digest[1], digest[2]))
 }
 
 /// Opens a log with the usual limits.

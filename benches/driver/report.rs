@@ -78,13 +78,27 @@ impl Report {
     }
 
     /// Aims at `(case, who)` being at least `limit` times `(case, peer)`.
-    pub fn aim_at_least(&mut self, says: &str, unit: &str, mine: (&str, &str), peer: (&str, &str), limit: f64) {
+    pub fn aim_at_least(
+        &mut self,
+        says: &str,
+        unit: &str,
+        mine: (&str, &str),
+        peer: (&str, &str),
+        limit: f64,
+    ) {
         let ratios = self.ratios(unit, mine, peer);
         self.aims.push(Aim { says: says.into(), ratios, side: Side::AtLeast, limit });
     }
 
     /// Aims at `(case, who)` being at most `limit` times `(case, peer)`.
-    pub fn aim_at_most(&mut self, says: &str, unit: &str, mine: (&str, &str), peer: (&str, &str), limit: f64) {
+    pub fn aim_at_most(
+        &mut self,
+        says: &str,
+        unit: &str,
+        mine: (&str, &str),
+        peer: (&str, &str),
+        limit: f64,
+    ) {
         let ratios = self.ratios(unit, mine, peer);
         self.aims.push(Aim { says: says.into(), ratios, side: Side::AtMost, limit });
     }
@@ -98,13 +112,22 @@ impl Report {
     /// The tables, as Markdown.
     pub fn markdown(&self) -> String {
         use std::fmt::Write;
-        let mut out = format!("### {}\n\n| case | who | unit | median | min–max | rounds |\n|---|---|---|--:|--:|--:|\n", self.suite);
+        let mut out = format!(
+            "### {}\n\n| case | who | unit | median | min–max | rounds |\n|---|---|---|--:|--:|--:|\n",
+            self.suite
+        );
         for s in &self.series {
             let (middle, low, high) = (median(&s.rounds), least(&s.rounds), most(&s.rounds));
             let _ = writeln!(
                 out,
                 "| {} | {} | {} | {} | {}–{} | {} |",
-                s.case, s.who, s.unit, show(middle), show(low), show(high), s.rounds.len()
+                s.case,
+                s.who,
+                s.unit,
+                show(middle),
+                show(low),
+                show(high),
+                s.rounds.len()
             );
         }
         if !self.aims.is_empty() {

@@ -102,7 +102,9 @@ impl Service {
     pub async fn stop(mut self) -> anyhow::Result<()> {
         let pid = self.child.id().context("the service runs")?;
         Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
-        tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await.context("it does not stop")??;
+        tokio::time::timeout(Duration::from_secs(60), self.child.wait())
+            .await
+            .context("it does not stop")??;
         Ok(())
     }
 
@@ -139,7 +141,8 @@ impl Service {
 
     /// Asks for the project's events until there are at least `wanted` of a type.
     pub async fn wait_for_events(&self, event_type: &str, wanted: usize) -> anyhow::Result<()> {
-        let path = format!("/api/v2/projects/{}/events?type={event_type}&order=asc&limit=1000", story::PROJECT);
+        let path =
+            format!("/api/v2/projects/{}/events?type={event_type}&order=asc&limit=1000", story::PROJECT);
         let mut client = self.client().await?;
         let started = Instant::now();
         loop {
@@ -166,7 +169,8 @@ pub struct Project {
 
 impl Project {
     fn yaml(&self) -> anyhow::Result<String> {
-        let graph = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/realparts/graphs/ingest-scatter.graph");
+        let graph =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/realparts/graphs/ingest-scatter.graph");
         let graph = graph.canonicalize().with_context(|| graph.display().to_string())?;
         let digest = sha2::Sha256::digest(std::fs::read(&graph)?);
         let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -107,7 +107,8 @@ impl Teller {
             data: encoded.data,
             salt: self.bytes(),
         };
-        let prepared = Prepared::new(&format!("{}-{name}", A::CATEGORY), Expected::from(stream.head), vec![new])?;
+        let prepared =
+            Prepared::new(&format!("{}-{name}", A::CATEGORY), Expected::from(stream.head), vec![new])?;
         stream.head = Some(prepared.head());
         let mut event = prepared.events.into_iter().next().context("one event")?.event;
         self.position += 1;
@@ -219,9 +220,9 @@ impl Teller {
         self.say(&mut source, s::Event::Admitted(admitted))?;
         let created = self.created(&identifier, source.id, true);
         self.say(&mut execution, created)?;
-        let mut execute = self.job(job::Kind::Execute, Some(execution.id), json!({"do_stage": true, "do_submit": true}))?;
-        let started =
-            x::ExecuteStarted { job_id: execute.id, do_stage: true, do_submit: true, attempt: 1 };
+        let mut execute =
+            self.job(job::Kind::Execute, Some(execution.id), json!({"do_stage": true, "do_submit": true}))?;
+        let started = x::ExecuteStarted { job_id: execute.id, do_stage: true, do_submit: true, attempt: 1 };
         self.say(&mut execution, x::Event::ExecuteStarted(started))?;
         let claim = self.claim(&mut execute)?;
         self.say(&mut execution, x::Event::Running(x::Running { phase: "stage_and_manifest".into() }))?;
@@ -234,7 +235,11 @@ impl Teller {
         let prepared = x::GraphPrepared {
             source_graph_sha256: self.sha(),
             patched_graph_sha256: self.sha(),
-            patches: vec![x::AppliedPatch { node: "scatter".into(), field: "num_of_copies".into(), value: json!(3) }],
+            patches: vec![x::AppliedPatch {
+                node: "scatter".into(),
+                field: "num_of_copies".into(),
+                value: json!(3),
+            }],
             artifacts: vec![self.artifact("patched_graph")],
         };
         self.say(&mut execution, x::Event::GraphPrepared(prepared))?;
@@ -307,8 +312,7 @@ impl Teller {
             polls: 7,
             ..Default::default()
         };
-        let completed =
-            x::Completed { attempt: 1, terminal, source_identifiers: vec![identifier.into()] };
+        let completed = x::Completed { attempt: 1, terminal, source_identifiers: vec![identifier.into()] };
         self.say(execution, x::Event::Completed(completed))
     }
 
@@ -319,8 +323,7 @@ impl Teller {
         let mut execution = Stream::<Execution>::new(self.uuid());
         let created = self.created(&identifier, id::source(PROJECT, &identifier), false);
         self.say(&mut execution, created)?;
-        let started =
-            x::ExecuteStarted { job_id: self.uuid(), do_stage: true, do_submit: true, attempt: 1 };
+        let started = x::ExecuteStarted { job_id: self.uuid(), do_stage: true, do_submit: true, attempt: 1 };
         self.say(&mut execution, x::Event::ExecuteStarted(started))?;
         self.say(&mut execution, x::Event::Running(x::Running { phase: "stage_and_manifest".into() }))?;
         if number % 10 == 9 {

@@ -6,3 +6,4 @@ pub mod log_append;
 pub mod replay;
 pub mod scale;
 pub mod sse;
+pub mod stream;

@@ -74,7 +74,8 @@ async fn serve(stream: TcpStream) -> anyhow::Result<()> {
             "/tap/capabilities" => ("text/xml", CAPABILITIES),
             _ => ("application/x-votable+xml", ROWS),
         };
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n", answer.len());
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n", answer.len());
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(answer.as_bytes()).await?;
         stream.flush().await?;

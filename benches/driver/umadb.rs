@@ -155,7 +155,8 @@ impl Server {
 
     /// A connection of its own.
     pub async fn connect(&self) -> anyhow::Result<Client> {
-        let channel = Endpoint::from_shared(format!("http://{}", self.address))?.tcp_nodelay(true).connect().await?;
+        let channel =
+            Endpoint::from_shared(format!("http://{}", self.address))?.tcp_nodelay(true).connect().await?;
         Ok(Client(Grpc::new(channel).max_decoding_message_size(64 << 20)))
     }
 }

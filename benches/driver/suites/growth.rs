@@ -19,7 +19,10 @@ const WHO: &str = "beampipe";
 
 /// What an event occupies in the log's table: leaf, its hash, salt and data.
 fn bytes(event: &Recorded) -> usize {
-    leaf::encode(&event.into()).len() + 32 + event.salt.map_or(0, |salt| salt.len()) + event.data.as_ref().map_or(0, |d| d.len())
+    leaf::encode(&event.into()).len()
+        + 32
+        + event.salt.map_or(0, |salt| salt.len())
+        + event.data.as_ref().map_or(0, |d| d.len())
 }
 
 #[derive(Default)]
@@ -88,7 +91,12 @@ pub async fn run(settings: &Settings) -> anyhow::Result<Report> {
     looks.report(&mut report, "a source-day: one look a day, nothing new", SOURCES);
     report.add("everything in this log", WHO, "events", all.events as f64);
     let made = made::log(settings).await?;
-    report.add("on disk with index, an event of the made log", WHO, "bytes", on_disk(&made)? as f64 / settings.events as f64);
+    report.add(
+        "on disk with index, an event of the made log",
+        WHO,
+        "bytes",
+        on_disk(&made)? as f64 / settings.events as f64,
+    );
     report.note(format!(
         "{SOURCES} sources on the simulated backend, one execution each; discovery in the batches the configuration's default \
          makes. Bytes are those of the events' rows."

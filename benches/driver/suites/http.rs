@@ -113,7 +113,8 @@ pub async fn run(settings: &Settings) -> anyhow::Result<Report> {
         for request in [Request::Source, Request::Execution] {
             for clients in CLIENTS {
                 let (rate, mut took) = ask(&service, &work, request, clients, settings.cell).await?;
-                let case = format!("POST {}, {clients} clients", request.path().trim_start_matches("/api/v2"));
+                let case =
+                    format!("POST {}, {clients} clients", request.path().trim_start_matches("/api/v2"));
                 report.add(&case, WHO, "requests/s", rate);
                 report.add(&case, WHO, "p50 ms", took.quantile_ms(0.5));
                 report.add(&case, WHO, "p99 ms", took.quantile_ms(0.99));

@@ -54,12 +54,17 @@ impl Pen {
     fn new() -> Self {
         let clock = beampipe::clock::Clock::system();
         let id = clock.id();
-        let text = format!("{{\"source_identifiers\":[\"HIPASSJ1318-21\"],\"session_id\":\"{id}\",\"note\":\"");
+        let text =
+            format!("{{\"source_identifiers\":[\"HIPASSJ1318-21\"],\"session_id\":\"{id}\",\"note\":\"");
         let payload = format!("{text}{}\"}}", "x".repeat(PAYLOAD - text.len() - 2));
         Self {
             stream: format!("execution-{id}"),
             head: None,
-            tags: vec![format!("project:{}", story::PROJECT), format!("execution:{id}"), format!("source:{id}")],
+            tags: vec![
+                format!("project:{}", story::PROJECT),
+                format!("execution:{id}"),
+                format!("source:{id}"),
+            ],
             payload: payload.into(),
             clock,
         }
@@ -150,7 +155,8 @@ fn transactions(path: &std::path::Path) -> anyhow::Result<Threaded> {
                 for Unplaced { event, leaf } in &events {
                     position += 1;
                     let mut statement = connection.prepare_cached(
-                        "INSERT INTO events (position, recorded_at, leaf, hash, salt, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                        "INSERT INTO events (position, recorded_at, leaf, hash, salt, data, seal)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                     )?;
                     // A statement outside a transaction is a transaction of its own.
                     statement.execute((
@@ -160,6 +166,8 @@ fn transactions(path: &std::path::Path) -> anyhow::Result<Threaded> {
                         &event.hash.0[..],
                         event.salt.as_ref().map(|salt| &salt[..]),
                         event.data.as_deref(),
+                        // As wide as the port's; nobody reads it here.
+                        event.id.as_u64_pair().0 as i64,
                     ))?;
                 }
                 Ok(())
@@ -181,7 +189,12 @@ fn raw_file(path: &std::path::Path) -> anyhow::Result<Threaded> {
             group.extend(queue.try_iter().take(1023));
             bytes.clear();
             for Unplaced { event, leaf } in group.iter().flat_map(|(events, _)| events) {
-                for part in [&leaf[..], &event.hash.0, &event.salt.unwrap_or_default(), event.data.as_deref().unwrap_or(&[])] {
+                for part in [
+                    &leaf[..],
+                    &event.hash.0,
+                    &event.salt.unwrap_or_default(),
+                    event.data.as_deref().unwrap_or(&[]),
+                ] {
                     bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
                     bytes.extend_from_slice(part);
                 }
@@ -234,7 +247,7 @@ async fn write(who: &Arc<dyn Contender>, shape: &Shape, time: Duration) -> anyho
                     }
                     who.append(writer, &mut pen, batch).await?;
                     let answered = Instant::now();
-                    if asked >= counts && answered <= ends {
+                    if answered >= counts && answered <= ends {
                         took.push(answered - asked);
                         events += batch;
                     }
@@ -287,7 +300,9 @@ pub async fn run(settings: &Settings) -> anyhow::Result<Report> {
             }
         }
     }
-    for (peer, limit) in [(contenders[1].name(), 5.0), (contenders[2].name(), 0.25), (contenders[3].name(), 3.0)] {
+    for (peer, limit) in
+        [(contenders[1].name(), 5.0), (contenders[2].name(), 0.25), (contenders[3].name(), 3.0)]
+    {
         let at = "64 writers";
         report.aim_at_least(&format!("{at}, of {peer}"), "events/s", (at, "beampipe"), (at, peer), limit);
     }

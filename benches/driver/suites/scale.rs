@@ -24,7 +24,7 @@ const WHO: &str = "beampipe";
 
 /// The state directory of a service with so many executions, and some of their ids. Kept between runs.
 async fn prepared(settings: &Settings, executions: usize) -> anyhow::Result<(PathBuf, Vec<String>)> {
-    let state = settings.state.join(format!("made-{}-executions-{executions}", made::VERSION));
+    let state = made::kept(settings, &format!("executions-{executions}"));
     let ids = state.join("ids");
     if let Ok(text) = std::fs::read_to_string(&ids) {
         return Ok((state, text.lines().map(String::from).collect()));
@@ -82,7 +82,11 @@ async fn caught_up(service: &Service, executions: usize) -> anyhow::Result<()> {
         if answer.status == 200 && answer.json()?["total"].as_u64() == Some(executions as u64) {
             return Ok(());
         }
-        ensure!(started.elapsed() < Duration::from_secs(1200), "the read models do not catch up: {}", answer.text());
+        ensure!(
+            started.elapsed() < Duration::from_secs(1200),
+            "the read models do not catch up: {}",
+            answer.text()
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
@@ -145,10 +149,21 @@ pub async fn run(settings: &Settings) -> anyhow::Result<Report> {
     let [few, many] = &sides[..] else { unreachable!("two sides are made above") };
     for case in CASES {
         let (large, small) = (format!("{case}, {}", many.label), format!("{case}, {}", few.label));
-        report.aim_at_most(&format!("{case}, {} of {}", many.label, few.label), "p50 ms", (&large, WHO), (&small, WHO), 1.5);
+        report.aim_at_most(
+            &format!("{case}, {} of {}", many.label, few.label),
+            "p50 ms",
+            (&large, WHO),
+            (&small, WHO),
+            1.5,
+        );
     }
     for side in &sides {
-        report.add(&format!("start to ready, {}", side.label), WHO, "s", side.service.ready_after.as_secs_f64());
+        report.add(
+            &format!("start to ready, {}", side.label),
+            WHO,
+            "s",
+            side.service.ready_after.as_secs_f64(),
+        );
     }
     report.note(
         "Four events an execution, through `beampipe log import`. One client, one request at a time; a round's value is \

@@ -36,8 +36,9 @@ async fn gather(mut subscribers: JoinSet<anyhow::Result<Seen>>, sent: &Sent) -> 
     let mut latencies = Latencies::default();
     let sent = sent.lock().await;
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while let Some(seen) =
-        tokio::time::timeout_at(deadline, subscribers.join_next()).await.context("a subscriber misses events")?
+    while let Some(seen) = tokio::time::timeout_at(deadline, subscribers.join_next())
+        .await
+        .context("a subscriber misses events")?
     {
         for (mark, at) in seen?? {
             let asked = sent.get(&mark).with_context(|| format!("event {mark} was never sent"))?;
@@ -137,7 +138,8 @@ async fn theirs(server: &umadb::Server, subscribers: usize) -> anyhow::Result<La
         let event = umadb::Event {
             event_type: "source.registered".into(),
             tags: vec![format!("project:{}", story::PROJECT), format!("source:{index}")],
-            data: format!("{{\"source_identifier\":\"sse-{index}\",\"note\":\"{}\"}}", "x".repeat(120)).into(),
+            data: format!("{{\"source_identifier\":\"sse-{index}\",\"note\":\"{}\"}}", "x".repeat(120))
+                .into(),
             ..Default::default()
         };
         // One writer: the position is known before the append.
@@ -173,7 +175,13 @@ pub async fn run(settings: &Settings) -> anyhow::Result<Report> {
     }
     if let Some(most) = settings.subscribers.iter().max() {
         let case = format!("{most} subscribers");
-        report.aim_at_most(&format!("p99, {case}, of UmaDB"), "p99 ms", (&case, "beampipe"), (&case, "UmaDB"), 0.5);
+        report.aim_at_most(
+            &format!("p99, {case}, of UmaDB"),
+            "p99 ms",
+            (&case, "beampipe"),
+            (&case, "UmaDB"),
+            0.5,
+        );
     }
     report.note(format!(
         "Every subscriber has a connection of its own; {EVENTS} events a round, one every {} ms. The clock starts when the \
