@@ -1,0 +1,101 @@
+//! Names that make uniqueness a property of the stream: UUIDv5 of what must be unique.
+//!
+//! Two requests for the same thing arrive at the same stream, where `NoStream` lets one of them win. Event ids are never
+//! made this way.
+
+use uuid::Uuid;
+
+/// The namespace of every derived id of this product.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6d1f_2a3c_58b4_5e0f_9c77_1b0d_4e92_a8c5);
+
+/// UUIDv5 of `kind` and `parts`, each part length-prefixed so that `("a", "bc")` and `("ab", "c")` differ.
+fn derive(kind: &str, parts: &[&[u8]]) -> Uuid {
+    let mut name = Vec::with_capacity(64);
+    for part in std::iter::once(kind.as_bytes()).chain(parts.iter().copied()) {
+        name.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        name.extend_from_slice(part);
+    }
+    Uuid::new_v5(&NAMESPACE, &name)
+}
+
+/// A source is one identifier in one project.
+pub fn source(project_module: &str, identifier: &str) -> Uuid {
+    derive("source", &[project_module.as_bytes(), identifier.as_bytes()])
+}
+
+/// An account is one user name, whatever its case.
+pub fn account(username: &str) -> Uuid {
+    derive("account", &[username.to_lowercase().as_bytes()])
+}
+
+/// A deployment profile is one name.
+pub fn profile(name: &str) -> Uuid {
+    derive("profile", &[name.as_bytes()])
+}
+
+/// A project's configuration of one version.
+pub fn config(project_module: &str, version: u64) -> Uuid {
+    derive("config", &[project_module.as_bytes(), &version.to_be_bytes()])
+}
+
+/// What a caller asked for under an idempotency key is one thing.
+pub fn requested(route: &str, caller: &str, key: &str) -> Uuid {
+    derive("request", &[route.as_bytes(), caller.as_bytes(), key.as_bytes()])
+}
+
+/// An execution that admission makes of a source at a revision of its stream.
+pub fn admitted(source: Uuid, revision: u64) -> Uuid {
+    derive("admission", &[source.as_bytes(), &revision.to_be_bytes()])
+}
+
+/// The session that an attempt of an execution runs in, on whatever backend: the name that fences it.
+pub fn session(execution: Uuid, attempt: u32) -> Uuid {
+    derive("session", &[execution.as_bytes(), &attempt.to_be_bytes()])
+}
+
+/// The one job of a kind for an attempt of an execution.
+pub fn execution_job(kind: &str, execution: Uuid, attempt: u32) -> Uuid {
+    derive("job", &[kind.as_bytes(), execution.as_bytes(), &attempt.to_be_bytes()])
+}
+
+/// A job that a cause (an event, or a set of streams at revisions) calls for once.
+pub fn caused_job(kind: &str, cause: &[u8]) -> Uuid {
+    derive("caused", &[kind.as_bytes(), cause])
+}
+
+/// One prepared dataset record of a source.
+pub fn metadata(source: Uuid, sbid: &str, index: u64) -> Uuid {
+    derive("metadata", &[source.as_bytes(), sbid.as_bytes(), &index.to_be_bytes()])
+}
+
+/// An artifact as seen from one execution.
+pub fn artifact(execution: Uuid, kind: &str, sha256: &str) -> Uuid {
+    derive("artifact", &[execution.as_bytes(), kind.as_bytes(), sha256.as_bytes()])
+}
+
+/// A foreign request id that is no UUID.
+pub fn correlation(foreign: &str) -> Uuid {
+    derive("correlation", &[foreign.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cannot_be_shifted_between_fields() {
+        assert_ne!(source("ab", "c"), source("a", "bc"));
+    }
+
+    #[test]
+    fn every_attempt_has_a_session_of_its_own() {
+        let execution = source("p", "x");
+        assert_ne!(session(execution, 1), session(execution, 2));
+        assert_eq!(session(execution, 1), session(execution, 1));
+    }
+
+    #[test]
+    fn user_names_differ_by_more_than_case() {
+        assert_eq!(account("Ada"), account("ada"));
+    }
+}
