@@ -2,9 +2,21 @@
 //!
 //! This list is the map of the tree; `docs/architecture.md` walks through it.
 
+/// Archives: where data is discovered (IVOA TAP).
+pub mod archives;
+/// Large bytes by their digest.
+pub mod artifacts;
+/// Where executions run: DALiuGE over REST, and a simulated one for load tests.
+pub mod backends;
 /// Time, ids and randomness.
 pub mod clock;
 /// Events to JSON and back.
 pub mod codec;
+/// One configuration, read once.
+pub mod config;
+/// Places where a test may end the process.
+pub mod fault;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
+/// Project configurations: what a survey says about discovery, manifests and graphs.
+pub mod project;

@@ -1,0 +1,328 @@
+//! The configuration: read once in `main` from a TOML file, then the environment (`BEAMPIPE_…`, sections divided by two
+//! underscores), then flags; passed down in sections. Nobody else reads the environment.
+//!
+//! No value is a secret: a secret is a reference to one (`{env = "…"}` or `{file = "…"}`). `beampipe config explain`
+//! prints each value with where it comes from.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the log, the read models and the artifacts are kept unless told otherwise.
+    pub state_dir: PathBuf,
+    pub log: Log,
+    pub http: Http,
+    pub metrics: Metrics,
+    pub auth: Auth,
+    pub work: Work,
+    pub dependencies: Dependencies,
+    pub telemetry: Telemetry,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `sqlite:<path>`; empty: `events.sqlite` in the state directory.
+    pub url: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    pub listen: SocketAddr,
+    /// The longest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// How long open requests may take to end when the service stops, in seconds.
+    pub drain_seconds: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// The listener that Prometheus scrapes without a key: loopback unless told otherwise.
+    pub listen: SocketAddr,
+    /// Whether `/api/v2/metrics` answers without a key.
+    pub public: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    pub access_token_minutes: i64,
+    pub refresh_token_hours: i64,
+    /// Failed logins a minute for one user name and for one address, before 429.
+    pub login_attempts_per_minute: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Work {
+    /// What the worker is called in the list of workers; empty: the host's name.
+    pub instance_name: String,
+    pub pool: String,
+    pub capabilities: Vec<String>,
+    /// Jobs of one lane (a kind that waits for one dependency) at once.
+    pub concurrency: usize,
+    /// Executions watched at once; a watch mostly sleeps.
+    pub watch_concurrency: usize,
+    /// A job whose worker was silent for so long is taken over, in seconds.
+    pub lease_seconds: u64,
+    pub heartbeat_seconds: u64,
+    /// How often the scheduler looks for work, in seconds.
+    pub tick_seconds: u64,
+    pub max_attempts: u32,
+    /// The first wait before a retry, in milliseconds; it doubles, jittered, up to five minutes.
+    pub retry_base_ms: u64,
+    /// Executions live at once in the whole installation; absent: no bound.
+    pub max_in_flight: Option<usize>,
+    /// A queue this old, in seconds, makes the service degraded.
+    pub queue_age_limit_seconds: u64,
+    /// How often a session on a DIM is looked at unless the project says otherwise, in milliseconds.
+    pub dim_poll_ms: u64,
+    /// The bound on one request to a DIM, in seconds; an answer later than this counts as lost.
+    pub dim_timeout_seconds: u64,
+    pub translator_timeout_seconds: u64,
+    /// How long a stop waits for running jobs before it hands them back, in seconds.
+    pub drain_seconds: u64,
+    /// Where the relative graph paths of project configurations start.
+    pub graph_dir: PathBuf,
+    /// The Translator Manager for profiles that name none.
+    pub tm_url: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dependencies {
+    pub probe_seconds: u64,
+    pub probe_timeout_seconds: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// A filter such as `info` or `beampipe=debug,warn`.
+    pub filter: String,
+    /// `text` or `json`.
+    pub format: String,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            max_body_bytes: 4 * 1024 * 1024,
+            drain_seconds: 5,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)), public: false }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { access_token_minutes: 60, refresh_token_hours: 24 * 7, login_attempts_per_minute: 10 }
+    }
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self {
+            instance_name: String::new(),
+            pool: "default".into(),
+            capabilities: vec!["tap".into(), "dim".into()],
+            concurrency: 8,
+            watch_concurrency: 2000,
+            lease_seconds: 30,
+            heartbeat_seconds: 5,
+            tick_seconds: 5,
+            max_attempts: 5,
+            retry_base_ms: 2000,
+            max_in_flight: None,
+            queue_age_limit_seconds: 900,
+            dim_poll_ms: 5000,
+            dim_timeout_seconds: 30,
+            translator_timeout_seconds: 120,
+            drain_seconds: 10,
+            graph_dir: PathBuf::from("."),
+            tm_url: None,
+        }
+    }
+}
+
+impl Default for Dependencies {
+    fn default() -> Self {
+        Self { probe_seconds: 15, probe_timeout_seconds: 10 }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: "text".into() }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from("beampipe-state"),
+            log: Log::default(),
+            http: Http::default(),
+            metrics: Metrics::default(),
+            auth: Auth::default(),
+            work: Work::default(),
+            dependencies: Dependencies::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration cannot be read")]
+    Read(#[source] Box<figment::Error>),
+    #[error("{field}: {detail}")]
+    Invalid { field: &'static str, detail: String },
+}
+
+/// The layers of the configuration: defaults, the file, the environment.
+///
+/// `BEAMPIPE_URL` and `BEAMPIPE_KEY` belong to the command line's client and not to the service.
+pub fn layers(file: Option<&Path>) -> Figment {
+    let mut layers = Figment::from(Serialized::defaults(Config::default()));
+    if let Some(file) = file {
+        layers = layers.merge(Toml::file_exact(file));
+    }
+    layers.merge(
+        Env::prefixed("BEAMPIPE_")
+            .ignore(&["url", "key", "config"])
+            .filter(|key| !key.starts_with("test_"))
+            .split("__"),
+    )
+}
+
+impl Config {
+    /// Reads and checks the configuration.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let config: Self = layers(file).extract().map_err(|error| ConfigError::Read(Box::new(error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |field, detail: &str| Err(ConfigError::Invalid { field, detail: detail.to_owned() });
+        if self.work.concurrency == 0 {
+            return invalid("work.concurrency", "has to be at least 1");
+        }
+        if self.work.heartbeat_seconds == 0 || self.work.heartbeat_seconds * 2 > self.work.lease_seconds {
+            return invalid(
+                "work.heartbeat_seconds",
+                "has to be at least 1 and at most half of work.lease_seconds",
+            );
+        }
+        if self.work.tick_seconds == 0 || self.dependencies.probe_seconds == 0 || self.work.dim_poll_ms == 0 {
+            return invalid(
+                "work.tick_seconds, dependencies.probe_seconds, work.dim_poll_ms",
+                "have to be above 0",
+            );
+        }
+        if self.work.max_attempts == 0 {
+            return invalid("work.max_attempts", "has to be at least 1");
+        }
+        if !self.log.url.is_empty() && !self.log.url.starts_with("sqlite:") {
+            return invalid("log.url", "this release has the engine sqlite:<path>");
+        }
+        if !matches!(self.telemetry.format.as_str(), "text" | "json") {
+            return invalid("telemetry.format", "is text or json");
+        }
+        Ok(())
+    }
+
+    /// The file of the embedded log.
+    pub fn log_path(&self) -> PathBuf {
+        match self.log.url.strip_prefix("sqlite:") {
+            Some(path) => PathBuf::from(path),
+            None => self.state_dir.join("events.sqlite"),
+        }
+    }
+
+    pub fn read_models_dir(&self) -> PathBuf {
+        self.state_dir.join("read-models")
+    }
+
+    pub fn artifacts_dir(&self) -> PathBuf {
+        self.state_dir.join("artifacts")
+    }
+}
+
+/// Every value with where it comes from, one a line.
+pub fn explain(file: Option<&Path>) -> Result<Vec<(String, String, String)>, ConfigError> {
+    let layers = layers(file);
+    let config: Config = layers.extract().map_err(|error| ConfigError::Read(Box::new(error)))?;
+    let tree = serde_json::to_value(&config).expect("the configuration is plain data");
+    let mut lines = Vec::new();
+    walk(&layers, "", &tree, &mut lines);
+    Ok(lines)
+}
+
+fn walk(layers: &Figment, path: &str, value: &serde_json::Value, lines: &mut Vec<(String, String, String)>) {
+    if let serde_json::Value::Object(fields) = value {
+        for (name, value) in fields {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            walk(layers, &path, value, lines);
+        }
+        return;
+    }
+    let source = layers.find_metadata(path).map_or_else(
+        || "default".to_owned(),
+        |found| match (&found.source, found.name.contains("Config")) {
+            (Some(figment::Source::File(file)), _) => file.display().to_string(),
+            (_, true) => "default".to_owned(),
+            _ => found.name.to_string(),
+        },
+    );
+    lines.push((path.to_owned(), value.to_string(), source));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_loopback() {
+        let config = Config::default();
+        config.check().unwrap();
+        assert!(config.http.listen.ip().is_loopback() && config.metrics.listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("beampipe.toml");
+        std::fs::write(&file, "[work]\nconcurency = 3\n").unwrap();
+        let error = Config::load(Some(&file)).unwrap_err();
+        let ConfigError::Read(cause) = error else { panic!("{error}") };
+        assert!(cause.to_string().contains("concurency"), "{cause}");
+    }
+
+    #[test]
+    fn explain_says_where_a_value_comes_from() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("beampipe.toml");
+        std::fs::write(&file, "[work]\nconcurrency = 3\n").unwrap();
+        let lines = explain(Some(&file)).unwrap();
+        let line = lines.iter().find(|(name, ..)| name == "work.concurrency").unwrap();
+        assert_eq!((line.1.as_str(), line.2.ends_with("beampipe.toml")), ("3", true));
+        let line = lines.iter().find(|(name, ..)| name == "http.listen").unwrap();
+        assert_eq!(line.2, "default");
+    }
+}

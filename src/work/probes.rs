@@ -1,0 +1,184 @@
+//! **Probes**: whether what work depends on is there. Each dependency is really asked, by a task of its own with a bound of
+//! its own, so that one that hangs delays no other.
+//!
+//! A change is an event (`dependency.up`, `dependency.down`); latency and the time of the last look stay here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use beampipe_domain::dependency::{Command, Dependency};
+use beampipe_domain::profile::Deployment;
+use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::Shop;
+use crate::archives::tap::TapClient;
+use crate::backends::dim::Dim;
+use crate::backends::translator::Translator;
+use crate::handle::Context;
+use crate::project::ProjectConfig;
+
+/// The last look at a dependency.
+#[derive(Clone, Debug, Serialize)]
+pub struct Look {
+    pub up: bool,
+    pub checked_at: DateTime<Utc>,
+    pub latency_ms: u64,
+    pub error: Option<String>,
+}
+
+/// The last look at each dependency, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Seen(Arc<Mutex<BTreeMap<String, Look>>>);
+
+impl Seen {
+    pub fn all(&self) -> BTreeMap<String, Look> {
+        self.0.lock().clone()
+    }
+
+    fn note(&self, name: &str, look: Look) {
+        self.0.lock().insert(name.to_owned(), look);
+    }
+
+    fn keep(&self, names: &BTreeSet<String>) {
+        self.0.lock().retain(|name, _| names.contains(name));
+    }
+}
+
+/// The dependency that stands for an archive.
+pub fn tap_dependency(adapter: &str) -> String {
+    format!("tap_{adapter}")
+}
+
+/// The dependencies that are known to be away.
+pub fn down(shop: &Shop) -> BTreeSet<String> {
+    let gauges = shop.models.gauges();
+    gauges.dependencies.up.iter().filter(|(_, up)| !**up).map(|(name, _)| name.clone()).collect()
+}
+
+/// What is asked to see whether a dependency is there.
+#[derive(Clone, Debug, PartialEq)]
+enum Target {
+    Tap(Url),
+    Dim { base: String, verify_tls: bool },
+    Translator(String),
+}
+
+/// Probes until it is stopped.
+pub async fn run(shop: Arc<Shop>, stop: CancellationToken) {
+    let mut tasks: HashMap<String, (Target, CancellationToken)> = HashMap::new();
+    loop {
+        match targets(&shop).await {
+            Ok(wanted) => {
+                shop.seen.keep(&wanted.keys().cloned().collect());
+                tasks.retain(|name, (target, stop)| {
+                    let stays = wanted.get(name) == Some(target);
+                    if !stays {
+                        stop.cancel();
+                    }
+                    stays
+                });
+                for (name, target) in wanted {
+                    tasks.entry(name.clone()).or_insert_with(|| {
+                        let stop = stop.child_token();
+                        tokio::spawn(probe_on(shop.clone(), name, target.clone(), stop.clone()));
+                        (target, stop)
+                    });
+                }
+            }
+            Err(error) => tracing::warn!(error, "cannot tell what to probe"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+    }
+}
+
+/// What the active configurations and profiles need.
+async fn targets(shop: &Shop) -> Result<BTreeMap<String, Target>, String> {
+    let mut wanted = BTreeMap::new();
+    let projects = shop.models.projects();
+    for project in projects.list().map_err(|error| error.to_string())? {
+        let active = projects.active_config(&project.project_module).map_err(|error| error.to_string())?;
+        let Some(config) = active else { continue };
+        let config = ProjectConfig::from_spec(&config.spec).map_err(|error| error.to_string())?;
+        for (adapter, address) in config.endpoints() {
+            let address: Url = address.parse().map_err(|error| format!("adapter {adapter}: {error}"))?;
+            let target = Target::Tap(address.clone());
+            let name = tap_dependency(&adapter);
+            // Two projects may mean different archives by one name: the second is told apart by its host.
+            let name = match wanted.get(&name) {
+                Some(known) if *known != target => format!("{name}@{}", address.authority()),
+                _ => name,
+            };
+            wanted.insert(name, target);
+        }
+    }
+    let profiles = projects.profiles().map_err(|error| error.to_string())?;
+    for profile in profiles {
+        let Deployment::RestRemote(remote) = &profile.spec.deployment else { continue };
+        let name = &profile.spec.name;
+        let target = Target::Dim { base: remote.base_url(), verify_tls: remote.verify_ssl };
+        wanted.insert(format!("dim_{name}"), target);
+        let tm_url = profile.spec.translation.tm_url.as_ref().or(shop.settings.tm_url.as_ref());
+        if let Some(tm_url) = tm_url {
+            wanted.insert(format!("translator_{name}"), Target::Translator(tm_url.clone()));
+        }
+    }
+    Ok(wanted)
+}
+
+async fn probe_on(shop: Arc<Shop>, name: String, target: Target, stop: CancellationToken) {
+    let bound = Duration::from_secs(shop.dependencies.probe_timeout_seconds.max(1));
+    let context = Context::system(&shop.clock, "scheduler/probe");
+    loop {
+        let started = std::time::Instant::now();
+        let seen = tokio::select! {
+            () = stop.cancelled() => return,
+            seen = tokio::time::timeout(bound, ask(&shop, &target)) => seen,
+        };
+        let error = match seen {
+            Ok(answer) => answer.err(),
+            Err(_) => Some(format!("no answer within {} s", bound.as_secs())),
+        };
+        let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let checked_at = shop.clock.now();
+        shop.seen.note(&name, Look { up: error.is_none(), checked_at, latency_ms, error: error.clone() });
+        let dependency = name.clone();
+        let command = match error {
+            None => Command::SeeUp { dependency, latency_ms },
+            Some(reason) => Command::SeeDown { dependency, reason },
+        };
+        if let Err(error) = shop.handle.handle::<Dependency>(&name, &context, command).await {
+            tracing::warn!(name, %error, "what a probe saw could not be recorded");
+        }
+        // Spread, so that the probes of one minute do not fall together.
+        let pause = Duration::from_secs(shop.dependencies.probe_seconds.max(1)).mul_f64(shop.clock.jitter());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn ask(shop: &Shop, target: &Target) -> Result<(), String> {
+    match target {
+        Target::Tap(base) => {
+            let limits = crate::archives::tap::Limits { retries: 0, ..Default::default() };
+            let client = TapClient::new(shop.http.clone(), base.clone(), limits);
+            client.probe().await.map(|_| ()).map_err(|error| error.to_string())
+        }
+        Target::Dim { base, verify_tls } => {
+            let http = if *verify_tls { &shop.http } else { &shop.http_unverified };
+            Dim::new(http.clone(), base).probe().await.map(|_| ()).map_err(|error| error.to_string())
+        }
+        Target::Translator(base) => {
+            Translator::new(shop.http.clone(), base).version().await.map(|_| ()).map_err(|error| error.to_string())
+        }
+    }
+}

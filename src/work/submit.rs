@@ -1,0 +1,212 @@
+//! Hands an execution over to its backend, once, and **settles** what became of a hand-over whose answer was lost.
+//!
+//! `execution.submission_started` is durable before the first request leaves. Each step of the hand-over (create, append,
+//! deploy) is one that the backend takes only once under the session's name, so whoever finds the hand-over half done goes
+//! on from what is seen there: the absence of a session is established by *taking the name*, and a worker that slept
+//! through all this is refused at its next step. Nothing here is repeated by a library, and no answer is guessed.
+
+use std::sync::Arc;
+
+use beampipe_domain::execution::{Command, Execution, Receipt};
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::Shop;
+use crate::backends::graph::PhysicalGraph;
+use crate::backends::{Backend, Created, Look, LookError, State, Step, SubmitError};
+use crate::handle::{Context, HandleError};
+
+/// What is needed to hand over: the announced session, the physical graph, and where to.
+pub struct HandOver {
+    pub execution: Uuid,
+    pub session: String,
+    pub backend: Arc<dyn Backend>,
+    pub graph: Bytes,
+    pub receipt: Box<dyn Fn() -> Receipt + Send + Sync>,
+}
+
+/// How far a hand-over came.
+#[derive(Debug)]
+pub enum HandedOver {
+    /// The backend has it and the log says so.
+    Recorded,
+    /// The backend surely does not have it, or cannot run it: the execution has ended.
+    Refused,
+    /// A cancellation was asked for before anything ran: the execution has ended.
+    Cancelled,
+    /// It is not known, or cannot be done now; to be settled later.
+    Open { reason: String },
+}
+
+/// Where a hand-over goes on.
+enum Next {
+    Create,
+    Append,
+    Deploy,
+    Look,
+    Record { seen: Option<State> },
+    Refuse { class: &'static str, error: String, evidence: Option<String> },
+    Open { step: Step, reason: String, lost: bool },
+}
+
+/// The first hand-over of an attempt, right after it was announced.
+pub async fn submit(shop: &Shop, context: &Context, over: &HandOver) -> Result<HandedOver, HandleError> {
+    go_on(shop, context, over, Next::Create).await
+}
+
+/// Finds out what became of a hand-over, and finishes it if it had not happened.
+pub async fn settle(shop: &Shop, context: &Context, over: &HandOver) -> Result<HandedOver, HandleError> {
+    go_on(shop, context, over, Next::Look).await
+}
+
+async fn go_on(shop: &Shop, context: &Context, over: &HandOver, first: Next) -> Result<HandedOver, HandleError> {
+    let settling = matches!(first, Next::Look);
+    let id = over.execution.to_string();
+    let physical = match PhysicalGraph::parse(&over.graph) {
+        Ok(physical) => physical,
+        Err(error) => {
+            let error = format!("the physical graph cannot be read: {error}");
+            return refuse(shop, context, &id, "internal", error, None).await;
+        }
+    };
+    let mut next = first;
+    // A hand-over has three steps with a look after each at most; more turns than this mean that two are at it.
+    for _ in 0..12 {
+        next = match next {
+            Next::Create | Next::Append | Next::Deploy if cancel_requested(shop, &id).await? => {
+                // Nothing was deployed: the name is ours or nobody's, and without a deployment nothing runs under it.
+                shop.handle.handle::<Execution>(&id, context, Command::ConfirmCancel { terminal: None }).await?;
+                return Ok(HandedOver::Cancelled);
+            }
+            Next::Create => match over.backend.create(&over.session).await {
+                Ok(Created::New) => passed("session_created", Next::Append),
+                Ok(Created::Existed) => Next::Look,
+                Err(error) => after(error),
+            },
+            Next::Append => match over.backend.append(&over.session, over.graph.clone()).await {
+                Ok(()) => passed("graph_appended", Next::Deploy),
+                // Another hand-over under this name may have appended first.
+                Err(SubmitError::Refused { detail, .. }) => after_refused_append(over, &detail).await,
+                Err(error) => after(error),
+            },
+            Next::Deploy => match over.backend.deploy(&over.session, &physical.roots()).await {
+                Ok(()) => passed("session_deployed", Next::Record { seen: None }),
+                Err(SubmitError::Refused { detail, .. }) => after_refused_deploy(over, &detail).await,
+                Err(error) => after(error),
+            },
+            Next::Look => match over.backend.look(&over.session).await {
+                Ok(look) => from_look(look, over, physical.len()).await,
+                Err(error) => Next::Open { step: Step::Create, reason: error.to_string(), lost: false },
+            },
+            Next::Record { seen } => {
+                let found = seen.map(|state| format!("the session was found {state}"));
+                let settled_by = found.or_else(|| settling.then(|| "the hand-over was finished under its name".to_owned()));
+                let command = Command::RecordReceipt { receipt: (over.receipt)(), settled_by };
+                shop.handle.handle::<Execution>(&id, context, command).await?;
+                return Ok(HandedOver::Recorded);
+            }
+            Next::Refuse { class, error, evidence } => return refuse(shop, context, &id, class, error, evidence).await,
+            Next::Open { step, reason, lost } => {
+                if lost {
+                    let command = Command::LoseReceipt { step: step.to_string(), reason: reason.clone() };
+                    shop.handle.handle::<Execution>(&id, context, command).await?;
+                }
+                return Ok(HandedOver::Open { reason });
+            }
+        };
+    }
+    Ok(HandedOver::Open { reason: "another worker seems to hand the same session over".into() })
+}
+
+/// A place between two steps, where a test may end the process.
+fn passed(place: &str, next: Next) -> Next {
+    crate::fault::point(place);
+    next
+}
+
+async fn cancel_requested(shop: &Shop, id: &str) -> Result<bool, HandleError> {
+    let loaded = shop.handle.load::<Execution>(id).await?;
+    Ok(loaded.state.facts().is_some_and(|facts| facts.cancel_requested))
+}
+
+async fn refuse(
+    shop: &Shop,
+    context: &Context,
+    id: &str,
+    class: &str,
+    error: String,
+    evidence: Option<String>,
+) -> Result<HandedOver, HandleError> {
+    let command = Command::RecordRefusal { failure_class: class.to_owned(), error, evidence };
+    shop.handle.handle::<Execution>(id, context, command).await?;
+    Ok(HandedOver::Refused)
+}
+
+fn after(error: SubmitError) -> Next {
+    let step = error.step();
+    match error {
+        SubmitError::Refused { status, detail, .. } => {
+            let class = if status == 401 || status == 403 { "authorization" } else { "conflict" };
+            Next::Refuse { class, error: format!("{step} was refused: {detail}"), evidence: Some(detail) }
+        }
+        SubmitError::NotSent { detail, .. } => Next::Open { step, reason: detail, lost: false },
+        SubmitError::Unknown { detail, .. } => Next::Open { step, reason: detail, lost: true },
+    }
+}
+
+async fn after_refused_append(over: &HandOver, detail: &str) -> Next {
+    match over.backend.look(&over.session).await {
+        Ok(Look::Present { state: State::Pristine, .. }) => Next::Refuse {
+            class: "validation",
+            error: format!("the backend refused the graph: {detail}"),
+            evidence: Some("the session exists and has no graph".into()),
+        },
+        Ok(Look::Absent) => Next::Open { step: Step::Append, reason: "the session has gone".into(), lost: false },
+        Ok(_) => Next::Look,
+        Err(error) => open(Step::Append, &error),
+    }
+}
+
+async fn after_refused_deploy(over: &HandOver, detail: &str) -> Next {
+    match over.backend.look(&over.session).await {
+        // Deployed by another hand-over under this name: it runs, and that is what was wanted.
+        Ok(Look::Present { state, .. }) if !detail.contains("not found") && state > State::Building => {
+            Next::Record { seen: Some(state) }
+        }
+        Ok(Look::Present { state, .. }) => {
+            // A refused deployment may leave a session that is called running and does nothing.
+            let stopped = over.backend.cancel(&over.session).await;
+            Next::Refuse {
+                class: "validation",
+                error: format!("the backend refused to deploy: {detail}"),
+                evidence: Some(format!("the session was {state}; cancelling it: {stopped:?}")),
+            }
+        }
+        Ok(Look::Absent) => Next::Open { step: Step::Deploy, reason: "the session has gone".into(), lost: false },
+        Err(error) => open(Step::Deploy, &error),
+    }
+}
+
+async fn from_look(look: Look, over: &HandOver, drops: usize) -> Next {
+    match look {
+        Look::Absent => Next::Create,
+        Look::Present { state: State::Pristine, .. } => Next::Append,
+        Look::Present { state: State::Building, .. } => match over.backend.size(&over.session).await {
+            Ok(size) if size == drops => Next::Deploy,
+            Ok(size) => Next::Refuse {
+                class: "inconsistent_state",
+                error: format!("the session has {size} of the graph's {drops} drops; it was never deployed"),
+                evidence: Some("graph size".into()),
+            },
+            Err(error) => open(Step::Append, &error),
+        },
+        Look::Present { state: State::Other(word), .. } => {
+            Next::Open { step: Step::Deploy, reason: format!("the session's state {word:?} is not known"), lost: false }
+        }
+        Look::Present { state, .. } => Next::Record { seen: Some(state) },
+    }
+}
+
+fn open(step: Step, error: &LookError) -> Next {
+    Next::Open { step, reason: error.to_string(), lost: false }
+}

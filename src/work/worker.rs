@@ -1,0 +1,301 @@
+//! A **worker**: claims jobs and does them, until it is stopped.
+//!
+//! Jobs of kinds that wait for different things run in lanes of their own, so that an archive that hangs fills only the
+//! lane of discovery. The worker announces itself in the log; its heartbeat, with what it holds and how its watches go, is
+//! presence. It keeps its claims by its heartbeat; a claim whose worker's heartbeat stood still for longer than a lease, by
+//! this worker's own monotonic clock, is taken over by naming it. A stop lets running jobs end for a while, then hands
+//! them back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use beampipe_domain::job::Kind;
+use beampipe_domain::worker::{Command, Started, Worker};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::{Shop, jobs, queue};
+use crate::handle::{Context, HandleError};
+
+/// Kinds that wait for the same thing, and how many of them run at once.
+struct Lane {
+    kinds: &'static [Kind],
+    permits: Arc<Semaphore>,
+}
+
+const DISCOVER: &[Kind] = &[Kind::DiscoverBatch];
+const EXECUTE: &[Kind] = &[Kind::Execute];
+const WATCH: &[Kind] = &[Kind::DimPoll];
+const TICK: &[Kind] = &[
+    Kind::SchedulerTick,
+    Kind::ExecutionSchedulerTick,
+    Kind::DimPollTick,
+    Kind::SlurmPollTick,
+    Kind::AlertEvaluatorTick,
+];
+
+/// What this worker holds: job → claim.
+type Held = Arc<Mutex<HashMap<Uuid, (Uuid, Kind)>>>;
+
+struct Crew {
+    shop: Arc<Shop>,
+    lanes: Vec<Lane>,
+    held: Held,
+    /// Fires when a lane has room again.
+    room: Arc<Notify>,
+    tasks: TaskTracker,
+    /// Ends the watches first and what else runs later.
+    stop_watches: CancellationToken,
+    stop_jobs: CancellationToken,
+}
+
+/// Works until `stop`; `alone` says that no other process can be working on this log.
+pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Result<(), HandleError> {
+    let context = Context::system(&shop.clock, &format!("worker/{}", shop.worker_id));
+    let settings = &shop.settings;
+    let limit = settings.concurrency * 2 + settings.watch_concurrency;
+    let started = Started {
+        instance_name: settings.instance_name.clone(),
+        host: host_name(),
+        pool: settings.pool.clone(),
+        capabilities: settings.capabilities.clone(),
+        concurrency_limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        process_id: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    shop.handle.handle::<Worker>(&shop.worker_id, &context, Command::Start(started)).await?;
+    let lane = |kinds, permits| Lane { kinds, permits: Arc::new(Semaphore::new(permits)) };
+    let crew = Crew {
+        lanes: vec![
+            lane(TICK, 2),
+            lane(DISCOVER, settings.concurrency),
+            lane(EXECUTE, settings.concurrency),
+            lane(WATCH, settings.watch_concurrency),
+        ],
+        held: Held::default(),
+        room: Arc::new(Notify::new()),
+        tasks: TaskTracker::new(),
+        stop_watches: CancellationToken::new(),
+        stop_jobs: CancellationToken::new(),
+        shop: shop.clone(),
+    };
+    crew.beat().await;
+    if alone {
+        crew.bury_predecessors(&context).await?;
+    }
+    let mut changes = shop.models.changes();
+    let mut beats = tokio::time::interval(Duration::from_secs(settings.heartbeat_seconds));
+    let mut others: HashMap<String, (u64, Instant)> = HashMap::new();
+    loop {
+        crew.claim_what_is_ready().await;
+        // A job may fall due without any event: look at least twice a second.
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = beats.tick() => {
+                crew.beat().await;
+                if let Err(error) = crew.take_over(&context, &mut others).await {
+                    tracing::warn!(%error, "cannot look for lost workers");
+                }
+            }
+            changed = changes.changed() => if changed.is_err() { break },
+            () = crew.room.notified() => {}
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+    let handed_back = crew.end().await;
+    shop.handle.handle::<Worker>(&shop.worker_id, &context, Command::Stop { handed_back }).await?;
+    Ok(())
+}
+
+impl Crew {
+    /// Says that this worker is alive, what it holds, and how its watches go.
+    async fn beat(&self) {
+        let held = self.held.lock().clone();
+        let mut kinds: HashMap<&str, u64> = HashMap::new();
+        for (_, kind) in held.values() {
+            *kinds.entry(kind.as_str()).or_default() += 1;
+        }
+        let facts = json!({
+            "role": "worker",
+            "active_leases": held.len(),
+            "leases_by_kind": kinds,
+            "polls": self.shop.polls.all(),
+        });
+        self.shop.handle.log().beat(&self.shop.worker_id, facts).await;
+    }
+
+    /// Claims as much as the lanes have room for.
+    async fn claim_what_is_ready(&self) {
+        if !self.may_claim() {
+            return;
+        }
+        for lane in &self.lanes {
+            let room = lane.permits.available_permits();
+            if room == 0 {
+                continue;
+            }
+            let now = self.shop.clock.now();
+            let capabilities = &self.shop.settings.capabilities;
+            // More than there is room for, because some may be held or claimed already.
+            let wanted = room.min(64) + self.held.lock().len().min(256);
+            let ready = match self.shop.models.jobs().ready(now, capabilities, Some(lane.kinds), wanted as u64) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot see which jobs are ready");
+                    return;
+                }
+            };
+            for row in ready {
+                if self.held.lock().contains_key(&row.id) {
+                    continue;
+                }
+                let Ok(permit) = lane.permits.clone().try_acquire_owned() else { break };
+                self.claim(row.id, None, permit).await;
+            }
+        }
+    }
+
+    /// A draining worker finishes what it has.
+    fn may_claim(&self) -> bool {
+        match self.shop.models.workers().get(&self.shop.worker_id) {
+            Ok(Some(worker)) => worker.status == "active",
+            _ => true,
+        }
+    }
+
+    async fn claim(&self, job: Uuid, taken_from: Option<Uuid>, permit: OwnedSemaphorePermit) {
+        let claimed = queue::claim(&self.shop, job, taken_from, CancellationToken::new()).await;
+        let mut claimed = match claimed {
+            Ok(Some(claimed)) => claimed,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%job, %error, "a job could not be claimed");
+                return;
+            }
+        };
+        let watch = claimed.order.kind == Kind::DimPoll;
+        claimed.stop = if watch { self.stop_watches.child_token() } else { self.stop_jobs.child_token() };
+        self.held.lock().insert(claimed.id, (claimed.claim_id, claimed.order.kind));
+        let (shop, held, room) = (self.shop.clone(), self.held.clone(), self.room.clone());
+        self.tasks.spawn(async move {
+            do_one(&shop, &claimed).await;
+            held.lock().remove(&claimed.id);
+            drop(permit);
+            room.notify_one();
+        });
+    }
+
+    /// On a log that only one process can write, whoever worked before this one is gone.
+    async fn bury_predecessors(&self, context: &Context) -> Result<(), HandleError> {
+        let workers = self.shop.models.workers().list(false, 10_000).unwrap_or_default();
+        for worker in workers.iter().filter(|worker| worker.id != self.shop.worker_id) {
+            self.shop.handle.handle::<Worker>(&worker.id, context, Command::Lose { silent_seconds: 0 }).await?;
+        }
+        let claimed = self.shop.models.jobs().claimed(100_000).unwrap_or_default();
+        for row in claimed {
+            self.replace(&row).await;
+        }
+        Ok(())
+    }
+
+    /// Takes over what belongs to workers whose heartbeat has stood still for longer than a lease.
+    async fn take_over(
+        &self,
+        context: &Context,
+        others: &mut HashMap<String, (u64, Instant)>,
+    ) -> Result<(), HandleError> {
+        let lease = Duration::from_secs(self.shop.settings.lease_seconds);
+        let beats = self.shop.handle.log().beats().await;
+        let counters: HashMap<&str, u64> = beats.iter().map(|beat| (beat.who.as_str(), beat.counter)).collect();
+        let claimed = self.shop.models.jobs().claimed(10_000).unwrap_or_default();
+        let holders = claimed.iter().filter_map(|row| row.worker_id.as_deref()).map(str::to_owned);
+        let holders: std::collections::BTreeSet<String> = holders.filter(|id| *id != self.shop.worker_id).collect();
+        others.retain(|id, _| holders.contains(id));
+        for holder in holders {
+            let counter = counters.get(holder.as_str()).copied().unwrap_or(0);
+            let seen = others.entry(holder.clone()).or_insert((counter, Instant::now()));
+            if seen.0 != counter {
+                *seen = (counter, Instant::now());
+            }
+            let silent = seen.1.elapsed();
+            if silent < lease {
+                continue;
+            }
+            let command = Command::Lose { silent_seconds: silent.as_secs() };
+            match self.shop.handle.handle::<Worker>(&holder, context, command).await {
+                Ok(_) | Err(HandleError::Rejected(_)) => {}
+                Err(error) => return Err(error),
+            }
+            for row in claimed.iter().filter(|row| row.worker_id.as_deref() == Some(&holder)) {
+                self.replace(row).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims a job from a claim that has died, if its lane has room.
+    async fn replace(&self, row: &beampipe_projections::jobs::Job) {
+        let Some(kind) = Kind::parse(&row.kind) else { return };
+        let Some(lane) = self.lanes.iter().find(|lane| lane.kinds.contains(&kind)) else { return };
+        let Ok(permit) = lane.permits.clone().try_acquire_owned() else { return };
+        self.claim(row.id, row.claim_id, permit).await;
+    }
+
+    /// Lets running jobs end, then hands the rest back; answers how many were handed back.
+    async fn end(self) -> u64 {
+        let watches = self.held.lock().values().filter(|(_, kind)| *kind == Kind::DimPoll).count() as u64;
+        self.stop_watches.cancel();
+        self.tasks.close();
+        let patience = Duration::from_secs(self.shop.settings.drain_seconds);
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_ok() {
+            return watches;
+        }
+        let rest = self.held.lock().len() as u64;
+        self.stop_jobs.cancel();
+        if tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.is_err() {
+            tracing::warn!("some jobs did not stop; their leases run out");
+        }
+        watches + rest
+    }
+}
+
+async fn do_one(shop: &Shop, job: &jobs::Claimed) {
+    let started = Instant::now();
+    let kind = job.order.kind;
+    let ended = match kind {
+        // A watch stops by itself between two looks; a tick is short.
+        Kind::DimPoll | Kind::DiscoverBatch => jobs::run(shop, job).await,
+        _ => tokio::select! {
+            ended = jobs::run(shop, job) => ended,
+            () = job.stop.cancelled() => Err(super::JobError::HandBack("the worker stops".into())),
+        },
+    };
+    let duration = started.elapsed();
+    shop.metrics.job_duration_seconds.with_label_values(&[kind.as_str()]).observe(duration.as_secs_f64());
+    if let Err(error) = &ended {
+        tracing::warn!(job = %job.id, %kind, attempt = job.attempt, %error, "a job did not complete");
+    }
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    // What was done has been recorded by its own commands; only the job's own end is at stake here.
+    for attempt in 0.. {
+        match queue::settle(shop, job, duration_ms, ended.clone()).await {
+            Ok(()) => return,
+            Err(error) => tracing::warn!(job = %job.id, %error, "the end of a job could not be recorded"),
+        }
+        // A log that refuses appends (a full disk) takes them again by itself.
+        if job.stop.is_cancelled() && attempt > 3 {
+            return;
+        }
+        tokio::time::sleep(shop.backoff(attempt).min(Duration::from_secs(10))).await;
+    }
+}
+
+/// The name of this machine.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+}

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Brings the real servers that tests and the demo talk to, on free loopback ports, in a directory of their own, and
+# writes STATE_DIR/env to be sourced. Repeated on the same directory it starts what is missing, on the same ports;
+# on other directories it may run at the same time. Interrupted or failed, it stops what it had started.
+#
+# Parts: tap, daliuge, prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the tests
+# compare with), tools (promtool, docker-compose). Default: tap daliuge.
+#
+# Needs root, or sudo, for Debian packages only: python3-venv python3-dev gcc libc6-dev curl (daliuge),
+# python3-gavo postgresql-15 and two extensions (tap), prometheus, docker-compose.
+set -euo pipefail
+
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+. "$here/lib.sh"
+state=${1:?usage: up.sh STATE_DIR [tap|daliuge|prometheus[=CONFIG.yml]|python|tools ...]}
+shift
+mkdir -p "$state"
+state=$(realpath "$state")
+(($#)) || set -- tap daliuge
+began=$SECONDS
+
+exec 9>"$state/up.lock"
+flock -w 600 9 || fail "another up.sh is still at work on $state"
+
+jobs_started=()
+undo() {
+    trap '' INT TERM
+    say "stopping what was started in $state" >&2
+    local job
+    for job in "${jobs_started[@]}"; do kill -- "-$job" 2>/dev/null || true; done
+    wait || true
+    "$here/down.sh" "$state" >&2 || true
+}
+trap 'undo; exit 130' INT
+trap 'undo; exit 143' TERM
+
+# Chosen once for a state directory, so that a server that is stopped and started again is where it was.
+if [[ ! -s $state/ports ]]; then
+    for name in DLG_TM_PORT DLG_DIM_PORT DLG_NM_PORT DLG_EVENTS_PORT DLG_RPC_PORT TAP_PORT TAP_PG_PORT PROMETHEUS_PORT; do
+        printf 'export %s=%s\n' "$name" "$(reserve_port "$state")"
+    done >"$state/ports.new"
+    # TAP's servers do not run as root, and root's directories may be closed to them.
+    printf 'export REALPARTS_SHARED_DIR=%q\n' "$(mktemp -d /var/tmp/beampipe-tap.XXXXXX)" >>"$state/ports.new"
+    mv "$state/ports.new" "$state/ports"
+fi
+. "$state/ports"
+chmod 755 "$REALPARTS_SHARED_DIR"
+export REALPARTS_DIR=$state
+dlg_venv=${DLG_VENV:-$(venv_for "$here/daliuge-requirements.txt")}
+python_venv=$(venv_for "$here/python-requirements.txt")
+
+cat >"$state/env.new" <<ENV
+$(cat "$state/ports")
+export REALPARTS_DIR='$state'
+export DLG_VENV='$dlg_venv'
+export BEAMPIPE_TEST_REALPARTS='$here'
+export BEAMPIPE_TEST_TAP_URL='http://127.0.0.1:$TAP_PORT/tap'
+export BEAMPIPE_TEST_TM_URL='http://127.0.0.1:$DLG_TM_PORT'
+export BEAMPIPE_TEST_DIM_HOST='127.0.0.1'
+export BEAMPIPE_TEST_DIM_PORT='$DLG_DIM_PORT'
+export BEAMPIPE_TEST_NM_URL='http://127.0.0.1:$DLG_NM_PORT'
+export BEAMPIPE_TEST_PROMETHEUS_URL='http://127.0.0.1:$PROMETHEUS_PORT'
+export BEAMPIPE_TEST_PYTHON='$python_venv/bin/python'
+ENV
+
+bring() {
+    case $1 in
+    tap) "$here/tap.sh" start ;;
+    daliuge) "$here/daliuge.sh" start ;;
+    prometheus) "$here/prometheus.sh" install ;;
+    prometheus=*) "$here/prometheus.sh" start "${1#*=}" ;;
+    python)
+        apt_install python3-venv
+        venv_install "$python_venv" "$here/python-requirements.txt"
+        ;;
+    tools) apt_install prometheus docker-compose ;;
+    *) fail "unknown part $1" ;;
+    esac
+}
+
+# All at once: Debian packages queue behind one lock, and Python environments fill meanwhile.
+# Each is a process group, so that an interrupt ends it whole before its servers are stopped.
+declare -A part_of
+set -m
+for part in "$@"; do
+    bring "$part" 9>&- &
+    jobs_started+=($!)
+    part_of[$!]=$part
+done
+set +m
+failed=()
+for job in "${jobs_started[@]}"; do
+    wait "$job" || failed+=("${part_of[$job]}")
+done
+jobs_started=()
+if ((${#failed[@]})); then
+    undo
+    fail "could not bring up: ${failed[*]}"
+fi
+mv "$state/env.new" "$state/env"
+say "up in $((SECONDS - began)) s: $*; . $state/env"
