@@ -18,8 +18,8 @@ use crate::artifacts::Artifacts;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::handle::Handle;
-use crate::measured::Measured;
 use crate::metrics::Metrics;
+use crate::metrics::measured::Measured;
 use crate::work::{self, Shop};
 use crate::codec;
 
@@ -29,7 +29,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     private_directory(&config.state_dir)?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "sqlite");
     let log = open_log(&config, &clock, &metrics)?;
-    let models = open_models(&config, log.clone(), &clock)?;
+    let models = open_models(&config, log.clone(), &clock).await?;
     let handle = Handle::new(log.clone(), clock.clone());
     let artifacts = Artifacts::local(&config.artifacts_dir()).context("the artifact store cannot be opened")?;
 
@@ -93,20 +93,20 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_log(config: &Config, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Log>> {
+fn open_log(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<dyn Log>> {
     let path = config.log_path();
     let now = clock.clone();
     let log = SqliteLog::open(&path, SqliteOptions::new(Arc::new(move || now.now())))
         .with_context(|| format!("the log {} cannot be opened", path.display()))?;
-    let seconds = metrics.log_append_duration_seconds.with_label_values(&["sqlite"]);
-    Ok(Arc::new(Measured::new(Arc::new(log), seconds)))
+    Ok(Measured::new(Arc::new(log), metrics.clone()))
 }
 
-fn open_models(config: &Config, log: Arc<dyn Log>, clock: &Clock) -> anyhow::Result<Arc<Models>> {
+async fn open_models(config: &Config, log: Arc<dyn Log>, clock: &Clock) -> anyhow::Result<Arc<Models>> {
     let directory = config.read_models_dir();
     let now = clock.clone();
     let decode = Arc::new(|recorded: &beampipe_log::Recorded| codec::decode(recorded).map_err(|e| e.to_string()));
     let models = Models::open(&directory, log, decode, Arc::new(move || now.now()))
+        .await
         .with_context(|| format!("the read models in {} cannot be opened", directory.display()))?;
     Ok(Arc::new(models))
 }

@@ -20,3 +20,7 @@ pub mod fault;
 pub mod handle;
 /// Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
+/// Everything that Prometheus scrapes.
+pub mod metrics;
+/// Scheduler, queue and workers.
+pub mod work;
