@@ -24,7 +24,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The steps of an execution that `beampipe_execute_duration_seconds` tells apart.
 pub const PHASES: &[&str] = &["stage_and_manifest", "submit"];
 /// What the scheduler's ticks are called.
-pub const TICK_KINDS: &[&str] = &["scheduler_tick", "discovery", "execution_scheduler_tick", "dependencies"];
+pub const TICK_KINDS: &[&str] = &["reconcile", "discovery", "execution"];
 /// Why a poll of Slurm failed.
 pub const SLURM_POLL_ERRORS: &[&str] = &["connect", "squeue", "sacct", "parse"];
 /// What is checked of who asks.
