@@ -42,14 +42,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         println!("  API key:  {}", first.api_key);
     }
 
-    let stopping = CancellationToken::new();
+    let (stopping, readiness) = (CancellationToken::new(), Readiness::new());
     let api = Api::new(Parts {
         handle: handle.clone(),
         models: models.clone(),
         metrics: metrics.clone(),
         artifacts: Arc::new(artifacts.clone()),
         settings: api_settings(&config),
-        readiness: Arc::new(Readiness::default()),
+        readiness: readiness.clone(),
         stopping: stopping.clone(),
     });
     let beside = api.start();
@@ -68,6 +68,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         metrics,
         worker_id,
     )?;
+    let seen = shop.seen.clone();
+    readiness.looks_from(move || {
+        let look = |look: work::probes::Look| api::readiness::Look {
+            up: look.up,
+            checked_at: look.checked_at,
+            latency_ms: look.latency_ms,
+            error: look.error,
+        };
+        seen.all().into_iter().map(|(name, seen)| (name, look(seen))).collect()
+    });
     let work = Work::start(Arc::new(shop));
 
     let public = listener.local_addr()?;
