@@ -255,6 +255,32 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_has_every_verb_and_no_other() {
+        fn verbs(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                match sub.get_subcommands().next() {
+                    Some(_) => verbs(sub, &path, found),
+                    None => found.push(path),
+                }
+            }
+        }
+        let mut known = vec![];
+        verbs(&Cli::command(), "beampipe", &mut known);
+        let manual = include_str!("../docs/cli.md");
+        let told: Vec<&str> =
+            manual.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let told: Vec<&str> = told.into_iter().filter(|told| told.starts_with("beampipe ")).collect();
+        let is = |told: &str, verb: &str| told == verb || told.starts_with(&format!("{verb} "));
+        for verb in &known {
+            assert!(told.iter().any(|told| is(told, verb)), "docs/cli.md does not have `{verb}`");
+        }
+        for told in told {
+            assert!(known.iter().any(|verb| is(told, verb)), "there is no `{told}`");
+        }
+    }
+
+    #[test]
     fn the_key_is_not_shown_by_help_or_debug() {
         let cli = Cli::try_parse_from(["beampipe", "--key", "bpk_canary", "job", "list"]).unwrap();
         assert!(!format!("{cli:?}").contains("canary"));

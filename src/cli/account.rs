@@ -4,12 +4,12 @@ use std::io::IsTerminal;
 
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::path;
 use super::out::{Column, remark};
-use super::{Context, Outcome, names};
+use super::{Context, Outcome};
 
 const ACCOUNTS: &[Column] = &[
     ("USERNAME", "username"),
@@ -25,7 +25,7 @@ const KEYS: &[Column] = &[
     ("NAME", "name"),
     ("SCOPE", "scope"),
     ("EXPIRES", "expires_at"),
-    ("REVOKED", "revoked"),
+    ("REVOKED", "revoked_at"),
     ("CREATED", "created_at"),
 ];
 
@@ -58,22 +58,26 @@ pub enum Verb {
         name: Option<String>,
         #[arg(long)]
         email: Option<String>,
+        /// Let the service draw a password and print it, once.
+        #[arg(long)]
+        generate: bool,
     },
     /// The accounts [API]
     List,
     /// Disable an account, its sessions and its keys [API]
     Disable {
-        #[arg(value_parser = names::account, value_name = "USERNAME|UUID")]
-        account: Uuid,
+        username: String,
         #[arg(long, default_value = "disabled from the command line")]
         reason: String,
     },
     /// Set a password; it is asked for [API]
     Password {
-        #[arg(value_parser = names::account, value_name = "USERNAME|UUID")]
-        account: Uuid,
+        username: String,
+        /// Let the service draw a password and print it, once.
+        #[arg(long)]
+        generate: bool,
     },
-    /// API keys of an account [API]
+    /// API keys of the account that asks [API]
     #[command(subcommand)]
     Key(Key),
 }
@@ -83,10 +87,7 @@ pub enum Verb {
 pub enum Key {
     /// Issue a key; it is shown this once [API]
     Issue {
-        #[arg(value_parser = names::account, value_name = "USERNAME|UUID")]
-        account: Uuid,
         /// What the key is for.
-        #[arg(long)]
         name: String,
         /// What it may do at most.
         #[arg(long, value_enum, default_value = "viewer")]
@@ -95,41 +96,31 @@ pub enum Key {
         #[arg(long, value_name = "TIME")]
         expires_at: Option<chrono::DateTime<chrono::Utc>>,
     },
-    /// The keys of an account, without their secrets [API]
-    List {
-        #[arg(value_parser = names::account, value_name = "USERNAME|UUID")]
-        account: Uuid,
-    },
-    /// Revoke a key [API]
-    Revoke {
-        #[arg(value_parser = names::account, value_name = "USERNAME|UUID")]
-        account: Uuid,
-        key: Uuid,
-    },
+    /// The keys, without their secrets [API]
+    List,
+    /// Revoke a key; an administrator may revoke anybody's [API]
+    Revoke { key: Uuid },
 }
 
 impl Verb {
     pub async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let client = context.client()?;
         match self {
-            Self::Create { username, role, name, email } => {
-                let password = password()?;
-                let body = json!({
-                    "username": username, "role": role.word(), "name": name, "email": email,
-                    "password": password.expose_secret(),
-                });
-                context.out.thing(&client.post("/accounts", &body).await?)?;
+            Self::Create { username, role, name, email, generate } => {
+                let mut body =
+                    json!({"username": username, "role": role.word(), "name": name, "email": email});
+                add_password(&mut body, generate)?;
+                shown_once(context, &client.post("/accounts", &body).await?)?;
             }
             Self::List => context.out.list(&client.get("/accounts", &[]).await?, ACCOUNTS)?,
-            Self::Disable { account, reason } => {
-                let path = path(["accounts", &account.to_string(), "disable"]);
+            Self::Disable { username, reason } => {
+                let path = path(["accounts", &username, "disable"]);
                 context.out.thing(&client.post(&path, &json!({"reason": reason})).await?)?;
             }
-            Self::Password { account } => {
-                let password = password()?;
-                let body = json!({"password": password.expose_secret()});
-                let path = path(["accounts", &account.to_string(), "password"]);
-                context.out.thing(&client.post(&path, &body).await?)?;
+            Self::Password { username, generate } => {
+                let mut body = json!({});
+                add_password(&mut body, generate)?;
+                shown_once(context, &client.post(&path(["accounts", &username, "password"]), &body).await?)?;
             }
             Self::Key(key) => key.run(context).await?,
         }
@@ -141,23 +132,34 @@ impl Key {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client()?;
         match self {
-            Self::Issue { account, name, scope, expires_at } => {
+            Self::Issue { name, scope, expires_at } => {
                 let body = json!({"name": name, "scope": scope.word(), "expires_at": expires_at});
-                let path = path(["accounts", &account.to_string(), "keys"]);
-                let issued = client.post(&path, &body).await?;
-                context.out.thing(&issued)?;
-                remark("keep the key now: it is not shown again");
+                shown_once(context, &client.post("/api-keys", &body).await?)?;
             }
-            Self::List { account } => {
-                let path = path(["accounts", &account.to_string(), "keys"]);
-                context.out.list(&client.get(&path, &[]).await?, KEYS)?;
-            }
-            Self::Revoke { account, key } => {
-                client.delete(&path(["accounts", &account.to_string(), "keys", &key.to_string()])).await?;
+            Self::List => context.out.list(&client.get("/api-keys", &[]).await?, KEYS)?,
+            Self::Revoke { key } => {
+                client.delete(&path(["api-keys", &key.to_string()])).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Writes an answer; says so if it has a secret that is never shown again.
+fn shown_once(context: &Context, answer: &Value) -> std::io::Result<()> {
+    context.out.thing(answer)?;
+    if ["api_key", "one_time_password"].iter().any(|field| answer[field].is_string()) {
+        remark("keep the secret now: it is not shown again");
+    }
+    Ok(())
+}
+
+/// Without a password in the request the service draws one.
+fn add_password(body: &mut Value, generate: bool) -> anyhow::Result<()> {
+    if !generate {
+        body["password"] = password()?.expose_secret().into();
+    }
+    Ok(())
 }
 
 /// A password, typed twice without echo, or the first line of standard input.

@@ -27,6 +27,7 @@ pub enum Verb {
     /// Write every event as a line of JSON, private fields and all [files]
     Export {
         /// The file to write, or `-` for standard output.
+        #[arg(default_value = "-")]
         file: PathBuf,
         #[command(flatten)]
         log: LogFile,
@@ -37,6 +38,7 @@ pub enum Verb {
     /// Take an export over into a log that is empty or a beginning of it [files]
     Import {
         /// The file to read, or `-` for standard input.
+        #[arg(default_value = "-")]
         file: PathBuf,
         #[command(flatten)]
         log: LogFile,

@@ -1,4 +1,4 @@
-//! What people call things, and the ids the API wants: a source is `PROJECT/IDENTIFIER`, a profile or an account its name.
+//! What people call things, and the ids the API wants: a source is `PROJECT/IDENTIFIER`, a profile its name.
 //!
 //! These ids are made from the names, so no question to the service is needed; a UUID is taken as it is.
 
@@ -23,11 +23,6 @@ pub fn profile(text: &str) -> Result<Uuid, std::convert::Infallible> {
     Ok(Uuid::try_parse(text).unwrap_or_else(|_| id::profile(text)))
 }
 
-/// An account by its UUID or its user name.
-pub fn account(text: &str) -> Result<Uuid, std::convert::Infallible> {
-    Ok(Uuid::try_parse(text).unwrap_or_else(|_| id::account(text)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,7 +33,6 @@ mod tests {
         assert_eq!(source(&id.to_string()), Ok(id));
         assert_eq!(id, id::source("wallaby", "HIPASSJ1318-21"));
         assert_eq!(profile("dim"), Ok(id::profile("dim")));
-        assert_eq!(account("Ada"), Ok(id::account("ada")));
     }
 
     #[test]
