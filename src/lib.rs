@@ -8,6 +8,8 @@ pub mod archives;
 pub mod artifacts;
 /// Where executions run: DALiuGE over REST, and a simulated one for load tests.
 pub mod backends;
+/// The command line.
+pub mod cli;
 /// Time, ids and randomness.
 pub mod clock;
 /// Events to JSON and back.
@@ -18,9 +20,11 @@ pub mod config;
 pub mod fault;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
-/// Project configurations: what a survey says about discovery, manifests and graphs.
-pub mod project;
 /// Everything that Prometheus scrapes.
 pub mod metrics;
+/// Project configurations: what a survey says about discovery, manifests and graphs.
+pub mod project;
+/// What the service says while it runs.
+pub mod telemetry;
 /// Scheduler, queue and workers.
 pub mod work;
