@@ -2,10 +2,14 @@
 //!
 //! This list is the map of the tree; `docs/architecture.md` walks through it.
 
+/// HTTP: requests in, answers out.
+pub mod api;
 /// Archives: where data is discovered (IVOA TAP).
 pub mod archives;
 /// Large bytes by their digest.
 pub mod artifacts;
+/// Passwords, tokens, and what they prove.
+pub mod auth;
 /// Where executions run: DALiuGE over REST, and a simulated one for load tests.
 pub mod backends;
 /// Time, ids and randomness.
@@ -18,5 +22,7 @@ pub mod config;
 pub mod fault;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
+/// Every metric of this process, declared once.
+pub mod metrics;
 /// Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
