@@ -195,8 +195,8 @@ impl Models {
     }
 
     /// Stops following, writes the checkpoints and closes the files.
-    pub async fn close(self) {
-        let joined = tokio::task::spawn_blocking(move || drop(self)).await;
+    pub async fn close(self: Arc<Self>) {
+        let joined = tokio::task::spawn_blocking(move || self.stop()).await;
         if let Err(error) = joined {
             tracing::error!(%error, "the read models were not closed in order");
         }

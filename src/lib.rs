@@ -26,3 +26,7 @@ pub mod handle;
 pub mod metrics;
 /// Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
+/// Everything that Prometheus scrapes.
+pub mod metrics;
+/// Scheduler, queue and workers.
+pub mod work;

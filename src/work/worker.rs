@@ -88,7 +88,7 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
     if alone {
         crew.bury_predecessors(&context).await?;
     }
-    let mut changes = shop.models.changes();
+    let mut changes = shop.models.positions();
     let mut beats = tokio::time::interval(Duration::from_secs(settings.heartbeat_seconds));
     let mut others: HashMap<String, (u64, Instant)> = HashMap::new();
     loop {

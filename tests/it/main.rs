@@ -1,2 +1,8 @@
-//! Tests.
+//! One test binary: two cores link slowly.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod archives;
 mod backends;
+mod flows;
+mod project;
+mod tidy;

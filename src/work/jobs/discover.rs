@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Claimed;
-use crate::archives::tap::TapClient;
 use crate::handle::HandleError;
 use crate::project::ProjectConfig;
 use crate::project::discover::{AdapterMap, Outcome as Found, TapQuery, discover};
@@ -90,8 +89,8 @@ fn adapters(shop: &Shop, config: &ProjectConfig) -> Result<AdapterMap, JobError>
         if away.contains(&tap_dependency(&name)) {
             continue;
         }
-        let base: url::Url = address.parse().map_err(|error| JobError::Fail(format!("adapter {name}: {address}: {error}")))?;
-        let client: Arc<dyn TapQuery> = Arc::new(TapClient::new(shop.http.clone(), base, config.tap_limits()));
+        let client = shop.archive(&address, config.tap_limits());
+        let client: Arc<dyn TapQuery> = Arc::new(client.map_err(|e| JobError::Fail(format!("adapter {name}: {e}")))?);
         adapters.insert(name, client);
     }
     Ok(adapters)
