@@ -2,10 +2,16 @@
 //!
 //! This list is the map of the tree; `docs/architecture.md` walks through it.
 
+/// The HTTP API.
+pub mod api;
+/// Wires everything; start and orderly stop.
+pub mod app;
 /// Archives: where data is discovered (IVOA TAP).
 pub mod archives;
 /// Large bytes by their digest.
 pub mod artifacts;
+/// Passwords, tokens, and what they prove.
+pub mod auth;
 /// Where executions run: DALiuGE over REST, and a simulated one for load tests.
 pub mod backends;
 /// The command line.
