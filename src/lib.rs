@@ -22,8 +22,6 @@ pub mod config;
 pub mod fault;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
-/// Every metric of this process, declared once.
-pub mod metrics;
 /// Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
 /// Everything that Prometheus scrapes.
