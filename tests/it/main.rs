@@ -1,8 +1,10 @@
 //! One test binary: two cores link slowly.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod api;
 mod archives;
 mod backends;
 mod flows;
 mod project;
+mod support;
 mod tidy;
