@@ -63,10 +63,12 @@ pub async fn service_with(settings: Settings) -> Service {
         let clock = clock.clone();
         Arc::new(move || clock.now())
     };
-    let log = SqliteLog::open(directory.path().join("events.sqlite"), SqliteOptions::new(now.clone())).unwrap();
+    let log =
+        SqliteLog::open(directory.path().join("events.sqlite"), SqliteOptions::new(now.clone())).unwrap();
     let metrics = Metrics::new("0.0.0-test", "sqlite");
     let log: Arc<dyn Log> = Measured::new(Arc::new(log), metrics.clone());
-    let decode = Arc::new(|recorded: &beampipe_log::Recorded| codec::decode(recorded).map_err(|e| e.to_string()));
+    let decode =
+        Arc::new(|recorded: &beampipe_log::Recorded| codec::decode(recorded).map_err(|e| e.to_string()));
     let models = Models::open(directory.path().join("views"), log.clone(), decode, now).await.unwrap();
     let models = Arc::new(models);
     let handle = Handle::new(log, clock.clone());

@@ -89,10 +89,8 @@ fn word(access: Access) -> &'static str {
 
 #[test]
 fn every_route_is_written_down_here_with_who_may_use_it() {
-    let mut declared: Vec<(String, String, &str)> = api::access_table()
-        .into_iter()
-        .map(|(method, path, access)| (method, path, word(access)))
-        .collect();
+    let mut declared: Vec<(String, String, &str)> =
+        api::access_table().into_iter().map(|(method, path, access)| (method, path, word(access))).collect();
     let mut written: Vec<(String, String, &str)> =
         ROUTES.iter().map(|(m, p, who)| ((*m).to_owned(), (*p).to_owned(), *who)).collect();
     declared.sort();

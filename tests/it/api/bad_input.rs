@@ -84,26 +84,81 @@ async fn sources() {
         vec![
             post("/sources", json!({}), 422, "project_module"),
             post("/sources", json!({"project_module": "p"}), 422, "source_identifier"),
-            post("/sources", json!({"project_module": "nope", "source_identifier": "A"}), 422, "project_module"),
-            post("/sources", json!({"project_module": "p", "source_identifier": ""}), 422, "source_identifier"),
-            post("/sources", json!({"project_module": "p", "source_identifier": " A"}), 422, "source_identifier"),
+            post(
+                "/sources",
+                json!({"project_module": "nope", "source_identifier": "A"}),
+                422,
+                "project_module",
+            ),
+            post(
+                "/sources",
+                json!({"project_module": "p", "source_identifier": ""}),
+                422,
+                "source_identifier",
+            ),
+            post(
+                "/sources",
+                json!({"project_module": "p", "source_identifier": " A"}),
+                422,
+                "source_identifier",
+            ),
             post("/sources", json!({"project_module": "p", "source_identifier": "A\u{7}"}), 422, "control"),
             post("/sources", json!({"project_module": "p", "source_identifier": long}), 422, "200"),
-            post("/sources", json!({"project_module": "p", "source_identifier": 5}), 422, "source_identifier"),
-            post("/sources", json!({"project_module": "p", "source_identifier": "A", "enabled": "yes"}), 422, "enabled"),
-            post("/sources", json!({"project_module": "p", "source_identifier": "A", "colour": 1}), 422, "colour"),
+            post(
+                "/sources",
+                json!({"project_module": "p", "source_identifier": 5}),
+                422,
+                "source_identifier",
+            ),
+            post(
+                "/sources",
+                json!({"project_module": "p", "source_identifier": "A", "enabled": "yes"}),
+                422,
+                "enabled",
+            ),
+            post(
+                "/sources",
+                json!({"project_module": "p", "source_identifier": "A", "colour": 1}),
+                422,
+                "colour",
+            ),
             post("/sources", json!([]), 422, "body"),
             raw("/sources", "application/json", "{\"project_module\":", 400, "line 1"),
             raw("/sources", "text/plain", "{}", 415, "application/json"),
             post("/sources/bulk", json!({"items": []}), 422, "items"),
-            post("/sources/bulk", json!({"items": [{"project_module": "p", "source_identifier": "A"},
-                {"project_module": "nope", "source_identifier": "B"}]}), 422, "items[1].project_module"),
-            post("/sources/bulk", json!({"items": [{"project_module": "p", "source_identifier": "A", "enabled": true},
-                {"project_module": "p", "source_identifier": "A", "enabled": false}]}), 422, "items[1].enabled"),
-            post("/sources/bulk", json!({"items": [{"project_module": "p", "source_identifier": 1}]}), 422, "items[0].source_identifier"),
+            post(
+                "/sources/bulk",
+                json!({"items": [{"project_module": "p", "source_identifier": "A"},
+                {"project_module": "nope", "source_identifier": "B"}]}),
+                422,
+                "items[1].project_module",
+            ),
+            post(
+                "/sources/bulk",
+                json!({"items": [{"project_module": "p", "source_identifier": "A", "enabled": true},
+                {"project_module": "p", "source_identifier": "A", "enabled": false}]}),
+                422,
+                "items[1].enabled",
+            ),
+            post(
+                "/sources/bulk",
+                json!({"items": [{"project_module": "p", "source_identifier": 1}]}),
+                422,
+                "items[0].source_identifier",
+            ),
             post("/sources/discover", json!({"project_module": "nope"}), 422, "project_module"),
-            post("/sources/discover", json!({"project_module": "p", "source_identifier": "A", "source_identifiers": []}), 422, "source_identifiers"),
-            post("/sources/discover", json!({"project_module": "p", "source_identifiers": ["A", "B"]}), 422, "source_identifiers[1]"),
+            post(
+                "/sources/discover",
+                json!({"project_module": "p", "source_identifier": "A", "source_identifiers": []}),
+                422,
+                "source_identifiers",
+            ),
+            post(
+                "/sources/discover",
+                json!({"project_module": "p", "source_identifiers": ["A", "B"]}),
+                422,
+                "source_identifiers[1]",
+            ),
             patch(&one, json!({"stale_after_hours": 0}), 422, "stale_after_hours"),
             patch(&one, json!({"stale_after_hours": -1}), 422, "stale_after_hours"),
             patch(&one, json!({"enabled": 3}), 422, "enabled"),
@@ -195,7 +250,8 @@ async fn profiles() {
         profile.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         post("/deployment-profiles", profile, 422, "")
     };
-    let deployment = |deployment: Value, word: &'static str| Case { word, ..simulated(json!({"deployment": deployment})) };
+    let deployment =
+        |deployment: Value, word: &'static str| Case { word, ..simulated(json!({"deployment": deployment})) };
     let field = |more: Value, word: &'static str| Case { word, ..simulated(more) };
     check(
         &service,
@@ -219,12 +275,29 @@ async fn profiles() {
             deployment(json!({}), "deployment.kind"),
             deployment(json!({"kind": "cloud"}), "rest_remote"),
             deployment(json!({"kind": "rest_remote"}), "deployment.deploy_host"),
-            deployment(json!({"kind": "rest_remote", "deploy_host": "http://h", "deploy_port": 0}), "deployment.deploy_port"),
-            deployment(json!({"kind": "rest_remote", "deploy_host": "h", "deploy_port": 70000}), "deployment.deploy_port"),
-            deployment(json!({"kind": "rest_remote", "deploy_host": "h", "deploy_port": 1, "verify": true}), "deployment.verify"),
-            deployment(json!({"kind": "simulated", "failure_probability": 2}), "deployment.failure_probability"),
+            deployment(
+                json!({"kind": "rest_remote", "deploy_host": "http://h", "deploy_port": 0}),
+                "deployment.deploy_port",
+            ),
+            deployment(
+                json!({"kind": "rest_remote", "deploy_host": "h", "deploy_port": 70000}),
+                "deployment.deploy_port",
+            ),
+            deployment(
+                json!({"kind": "rest_remote", "deploy_host": "h", "deploy_port": 1, "verify": true}),
+                "deployment.verify",
+            ),
+            deployment(
+                json!({"kind": "simulated", "failure_probability": 2}),
+                "deployment.failure_probability",
+            ),
             deployment(json!({"kind": "slurm_remote", "login_node": "h"}), "deployment.account"),
-            post("/deployment-profiles", json!({"name": "sim-p", "deployment": {"kind": "simulated"}}), 409, "PATCH"),
+            post(
+                "/deployment-profiles",
+                json!({"name": "sim-p", "deployment": {"kind": "simulated"}}),
+                409,
+                "PATCH",
+            ),
             patch(&one, json!({"name": "other"}), 409, "name"),
             patch(&one, json!({"deployment": {"latency_ms": "long"}}), 422, "deployment.latency_ms"),
             delete(&one, 409, "default"),
@@ -265,7 +338,12 @@ async fn projects_jobs_workers_and_accounts() {
             post("/jobs", json!({"kind": "execute"}), 422, "execution_id"),
             post("/jobs", json!({"kind": "execute", "execution_id": NOBODY}), 422, "execution_id"),
             post("/jobs", json!({"kind": "scheduler_tick", "payload": [1]}), 422, "payload"),
-            post("/jobs", json!({"kind": "scheduler_tick", "payload": {"project_module": "nope"}}), 422, "payload.project_module"),
+            post(
+                "/jobs",
+                json!({"kind": "scheduler_tick", "payload": {"project_module": "nope"}}),
+                422,
+                "payload.project_module",
+            ),
             post("/jobs", json!({"kind": "scheduler_tick", "idempotency_key": ""}), 422, "idempotency_key"),
             post(&format!("/jobs/{NOBODY}/requeue"), json!({}), 404, "job"),
             get(&format!("/jobs/{NOBODY}"), 404, NOBODY),
@@ -306,7 +384,10 @@ async fn what_is_too_large_or_odd_is_refused_too() {
     let answer = send(&service, &raw("/sources/bulk", "application/json", &large, 413, "")).await;
     assert_eq!(answer.is(413)["code"], "body-too-large");
     let large = format!("{{\"username\": \"{}\"}}", "x".repeat(2 * 1024 * 1024));
-    assert_eq!(send(&service, &raw("/login", "application/json", &large, 413, "")).await.is(413)["code"], "body-too-large");
+    assert_eq!(
+        send(&service, &raw("/login", "application/json", &large, 413, "")).await.is(413)["code"],
+        "body-too-large"
+    );
     let deep = "[".repeat(100_000);
     send(&service, &raw("/login", "application/json", &deep, 400, "")).await.is(400);
     for key in ["", "a b", &"k".repeat(129)] {
@@ -316,6 +397,7 @@ async fn what_is_too_large_or_odd_is_refused_too() {
     }
     let accept = service.request(Method::GET, "/events").header("accept", "image/png");
     answered(accept.send().await.unwrap()).await.is(406);
-    let page = service.http.get(format!("{}/docs/problems/bad-query", service.base_url)).send().await.unwrap();
+    let page =
+        service.http.get(format!("{}/docs/problems/bad-query", service.base_url)).send().await.unwrap();
     assert!(answered(page).await.body.starts_with("# bad-query"));
 }

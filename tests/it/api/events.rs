@@ -141,7 +141,9 @@ async fn pages_link_to_the_next_and_together_are_everything() {
     for _ in 0..24 {
         service.touch(source).await;
     }
-    for (start, newest_first) in [("?limit=7", true), ("?limit=7&order=asc", false), ("?limit=7&after=0", false)] {
+    for (start, newest_first) in
+        [("?limit=7", true), ("?limit=7&order=asc", false), ("?limit=7&after=0", false)]
+    {
         let mut path = format!("/sources/{source}/events{start}");
         let mut positions: Vec<u64> = vec![];
         loop {
@@ -234,9 +236,8 @@ async fn an_open_stream_ends_when_its_key_is_revoked() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         service.post("/accounts/vera/disable", json!({"reason": "left"})).await.is(200);
     };
-    let (sent, ()) = tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(follow, revoke) })
-        .await
-        .unwrap();
+    let (sent, ()) =
+        tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(follow, revoke) }).await.unwrap();
     assert_eq!(sent.last().unwrap().event.as_deref(), Some("access-ended"));
 }
 
@@ -274,7 +275,8 @@ async fn quiet_streams_say_that_they_are_alive_and_are_counted() {
     };
     let service = support::service_with(settings).await;
     service.project("p").await;
-    let request = service.request(reqwest::Method::GET, "/projects/p/events").header(ACCEPT, "text/event-stream");
+    let request =
+        service.request(reqwest::Method::GET, "/projects/p/events").header(ACCEPT, "text/event-stream");
     let mut response = request.send().await.unwrap();
     let mut text = String::new();
     while !text.contains(": heartbeat") {
@@ -282,7 +284,8 @@ async fn quiet_streams_say_that_they_are_alive_and_are_counted() {
     }
     let active = || async {
         let metrics = service.get("/metrics").await.body;
-        let line = metrics.lines().find(|l| l.starts_with("beampipe_subscriptions_active{kind=\"sse\"}")).unwrap();
+        let line =
+            metrics.lines().find(|l| l.starts_with("beampipe_subscriptions_active{kind=\"sse\"}")).unwrap();
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };
     assert_eq!(active().await, 1);

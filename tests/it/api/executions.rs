@@ -1,6 +1,6 @@
 use beampipe_domain::execution::{
-    Artifact, Axes, Command, Execution, GraphPrepared, ManifestBuilt, Observation, Receipt, SubmissionStarted,
-    Terminal, Translated,
+    Artifact, Axes, Command, Execution, GraphPrepared, ManifestBuilt, Observation, Receipt,
+    SubmissionStarted, Terminal, Translated,
 };
 use beampipe_domain::id;
 use serde_json::{Value, json};
@@ -10,16 +10,53 @@ use crate::support::{self, Service};
 
 /// Every field of an execution in the contract.
 const FIELDS: &[&str] = &[
-    "uuid", "project_module", "archive_name", "sources", "status", "execution_phase", "control_phase",
-    "submission_state", "submission_deadline_at", "submission_abandoned_at", "scheduler_name", "scheduler_job_id",
-    "scheduler_state", "scheduler_raw_state", "scheduler_reason", "daliuge_session_id", "daliuge_state",
-    "output_state", "output_verification_required", "output_verification_policy", "terminal_outcome",
-    "failure_class", "last_error", "retry_count", "discovery_signature", "manifest_sha256", "source_graph_sha256",
-    "patched_graph_sha256", "physical_graph_sha256", "phase_timestamps", "last_reconciled_at", "created_at",
-    "started_at", "completed_at", "created_by_id", "deployment_profile_id", "deployment_profile_revision",
-    "project_config_id", "project_config_version", "workflow_manifest", "beampipe_run_record",
-    "remote_session_dir", "dim_session_status_url", "dim_graph_status_url", "slurm_session_dir",
-    "slurm_login_node", "slurm_remote_user",
+    "uuid",
+    "project_module",
+    "archive_name",
+    "sources",
+    "status",
+    "execution_phase",
+    "control_phase",
+    "submission_state",
+    "submission_deadline_at",
+    "submission_abandoned_at",
+    "scheduler_name",
+    "scheduler_job_id",
+    "scheduler_state",
+    "scheduler_raw_state",
+    "scheduler_reason",
+    "daliuge_session_id",
+    "daliuge_state",
+    "output_state",
+    "output_verification_required",
+    "output_verification_policy",
+    "terminal_outcome",
+    "failure_class",
+    "last_error",
+    "retry_count",
+    "discovery_signature",
+    "manifest_sha256",
+    "source_graph_sha256",
+    "patched_graph_sha256",
+    "physical_graph_sha256",
+    "phase_timestamps",
+    "last_reconciled_at",
+    "created_at",
+    "started_at",
+    "completed_at",
+    "created_by_id",
+    "deployment_profile_id",
+    "deployment_profile_revision",
+    "project_config_id",
+    "project_config_version",
+    "workflow_manifest",
+    "beampipe_run_record",
+    "remote_session_dir",
+    "dim_session_status_url",
+    "dim_graph_status_url",
+    "slurm_session_dir",
+    "slurm_login_node",
+    "slurm_remote_user",
 ];
 
 async fn command(service: &Service, execution: Uuid, command: Command) {
@@ -43,7 +80,8 @@ async fn submit(service: &Service, execution: Uuid) -> Uuid {
     let session_id = id::session(execution, 1);
     command(service, execution, Command::Begin { phase: "stage_and_manifest".into() }).await;
     let manifest = artifact(service, "manifest", "{\"inputs\":{},\"sources\":[]}").await;
-    let built = ManifestBuilt { manifest_sha256: manifest.sha256.clone(), dataset_count: 2, artifact: manifest };
+    let built =
+        ManifestBuilt { manifest_sha256: manifest.sha256.clone(), dataset_count: 2, artifact: manifest };
     command(service, execution, Command::RecordManifest(built)).await;
     let graph = artifact(service, "patched_graph", "[1]").await;
     let prepared = GraphPrepared {
@@ -54,8 +92,11 @@ async fn submit(service: &Service, execution: Uuid) -> Uuid {
     };
     command(service, execution, Command::RecordGraph(prepared)).await;
     let physical = artifact(service, "physical_graph", "[2]").await;
-    let translated =
-        Translated { physical_graph_sha256: physical.sha256.clone(), artifact: physical, ..Translated::default() };
+    let translated = Translated {
+        physical_graph_sha256: physical.sha256.clone(),
+        artifact: physical,
+        ..Translated::default()
+    };
     command(service, execution, Command::RecordTranslation(translated)).await;
     let url = |rest: &str| Some(format!("http://dim:8001/api/sessions/{session_id}{rest}"));
     let started = SubmissionStarted {
@@ -107,7 +148,8 @@ async fn an_execution_shows_every_field_of_the_contract_from_its_creation_to_its
     assert!(waiting["why"]["text"].as_str().unwrap().contains("worker"), "{}", waiting["why"]);
 
     let session = submit(&service, execution).await;
-    command(&service, execution, Command::LoseReceipt { step: "deploy".into(), reason: "timed out".into() }).await;
+    command(&service, execution, Command::LoseReceipt { step: "deploy".into(), reason: "timed out".into() })
+        .await;
     let uncertain = service.get(&one).await.is(200);
     assert_eq!(uncertain["submission_state"], "uncertain");
     let why = uncertain["why"]["text"].as_str().unwrap();
@@ -118,8 +160,12 @@ async fn an_execution_shows_every_field_of_the_contract_from_its_creation_to_its
     command(&service, execution, settled).await;
     let observed_at = service.clock.now();
     let axes = Axes { daliuge_state: Some("running".into()), ..Axes::default() };
-    let observation =
-        Observation { source: "dim".into(), observed_at, raw_state: Some("RUNNING".into()), ..Observation::default() };
+    let observation = Observation {
+        source: "dim".into(),
+        observed_at,
+        raw_state: Some("RUNNING".into()),
+        ..Observation::default()
+    };
     command(&service, execution, Command::Observe { axes, observation }).await;
     let running = service.get(&one).await.is(200);
     let dim = &running["beampipe_run_record"]["dim"];
@@ -158,7 +204,8 @@ async fn an_execution_shows_every_field_of_the_contract_from_its_creation_to_its
     assert_eq!(recent.last().unwrap()["event_type"], "execution.completed");
 
     let artifacts = service.get(&format!("{one}/artifacts")).await.is(200);
-    let kinds: Vec<&str> = artifacts.as_array().unwrap().iter().map(|a| a["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<&str> =
+        artifacts.as_array().unwrap().iter().map(|a| a["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["manifest", "patched_graph", "physical_graph"]);
     let uri = artifacts[0]["uri"].as_str().unwrap().strip_prefix("/api/v2").unwrap();
     let bytes = service.get(uri).await;
@@ -166,7 +213,10 @@ async fn an_execution_shows_every_field_of_the_contract_from_its_creation_to_its
     assert_eq!(bytes.body, "{\"inputs\":{},\"sources\":[]}");
 
     let listed = service.get("/executions?status=completed&project_module=p").await.is(200);
-    assert_eq!((&listed["total"], &listed["page"], &listed["items_per_page"]), (&json!(1), &json!(1), &json!(50)));
+    assert_eq!(
+        (&listed["total"], &listed["page"], &listed["items_per_page"]),
+        (&json!(1), &json!(1), &json!(50))
+    );
     assert_eq!(listed["items"][0]["uuid"], execution.to_string());
     let of_source = service.get(&format!("/sources/{}/executions", id::source("p", "A"))).await.is(200);
     assert_eq!(of_source[0]["uuid"], execution.to_string());
@@ -179,7 +229,8 @@ async fn a_lost_hand_over_is_abandoned_by_someone_who_looked_and_then_tried_agai
     let one = format!("/executions/{execution}");
     service.post(&format!("{one}/execute"), json!({})).await.is(202);
     let session = submit(&service, execution).await;
-    command(&service, execution, Command::LoseReceipt { step: "deploy".into(), reason: "reset".into() }).await;
+    command(&service, execution, Command::LoseReceipt { step: "deploy".into(), reason: "reset".into() })
+        .await;
     let mut word = json!({
         "reason": "the facility was rebuilt",
         "acknowledge_external_job_may_exist": true,

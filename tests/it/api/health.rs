@@ -19,7 +19,8 @@ async fn ready(service: &Service) -> serde_json::Value {
 
 async fn worker(service: &Service, capabilities: &[&str]) {
     let capabilities = capabilities.iter().map(|c| (*c).to_owned()).collect();
-    let start = worker::Command::Start(Started { pool: "default".into(), capabilities, ..Started::default() });
+    let start =
+        worker::Command::Start(Started { pool: "default".into(), capabilities, ..Started::default() });
     let done = service.handle.handle::<Worker>("w1", &service.context(), start).await.unwrap();
     service.api.settle(done.position).await;
     service.handle.log().beat("w1", json!({"active_leases": 0})).await;
@@ -52,7 +53,10 @@ async fn readiness_names_what_is_missing() {
     service.api.settle(done.position).await;
     let stuck = ready(&service).await;
     assert_eq!((&stuck["status"], &stuck["queue_depth"]), (&json!("degraded"), &json!(1)));
-    assert!(reasons(&stuck).contains("capability dim") && reasons(&stuck).contains("oldest queued"), "{stuck}");
+    assert!(
+        reasons(&stuck).contains("capability dim") && reasons(&stuck).contains("oldest queued"),
+        "{stuck}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +68,8 @@ async fn an_outside_dependency_that_is_down_degrades_and_says_why() {
     service.api.settle(done.position).await;
     let now = service.clock.now();
     service.api.readiness.looks_from(move || {
-        let look = Look { up: false, checked_at: now, latency_ms: 3, error: Some("connection refused".into()) };
+        let look =
+            Look { up: false, checked_at: now, latency_ms: 3, error: Some("connection refused".into()) };
         BTreeMap::from([("tap_casda".to_owned(), look)])
     });
     let degraded = ready(&service).await;
@@ -72,7 +77,10 @@ async fn an_outside_dependency_that_is_down_degrades_and_says_why() {
     assert!(reasons(&degraded).contains("connection refused"));
     assert_eq!(degraded["dependencies"][0]["latency_ms"], 3);
     assert_eq!(degraded["tap_vizier"], "not_configured");
-    assert_eq!(service.get("/health/tap").await.is(200), json!({"casda": "error", "vizier": "not_configured"}));
+    assert_eq!(
+        service.get("/health/tap").await.is(200),
+        json!({"casda": "error", "vizier": "not_configured"})
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

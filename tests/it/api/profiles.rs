@@ -25,7 +25,10 @@ async fn a_profile_is_created_changed_made_default_and_removed() {
     let changed = service.patch(&one, whole).await.is(200);
     assert_eq!((&changed["revision"], &changed["description"]), (&json!(2), &json!("the DIM in the cellar")));
     let changed = service.patch(&one, json!({"deployment": {"deploy_port": 8002}})).await.is(200);
-    assert_eq!((&changed["deployment"]["deploy_port"], &changed["deployment"]["deploy_host"]), (&json!(8002), &json!("dim")));
+    assert_eq!(
+        (&changed["deployment"]["deploy_port"], &changed["deployment"]["deploy_host"]),
+        (&json!(8002), &json!("dim"))
+    );
     service.delete(&one).await.is(409);
     let changed = service.patch(&one, json!({"is_default": false})).await.is(200);
     assert_eq!((&changed["is_default"], &changed["revision"]), (&json!(false), &json!(3)));

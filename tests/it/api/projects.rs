@@ -10,14 +10,18 @@ async fn a_configuration_is_uploaded_kept_by_version_and_shown() {
     let changed = survey("p").replace("12.0", "6.0");
     let upload = service.request(Method::POST, "/project-configs").header("content-type", "text/plain");
     let report = answered(upload.body(changed).send().await.unwrap()).await.is(201);
-    assert_eq!((&report["project_id"], &report["valid"], &report["version"]), (&json!("p"), &json!(true), &json!(2)));
+    assert_eq!(
+        (&report["project_id"], &report["valid"], &report["version"]),
+        (&json!("p"), &json!(true), &json!(2))
+    );
     assert_eq!(report["spec_sha256"].as_str().unwrap().len(), 64);
     let active = service.get("/project-configs/p").await.is(200);
     assert_eq!((&active["version"], &active["active"]), (&json!(2), &json!(true)));
     assert_eq!(active["uploaded_by"], "key:first");
     let versions = service.get("/project-configs/p/versions").await.is(200);
     assert_eq!(versions.as_array().unwrap().len(), 2);
-    let first = service.get(&format!("/project-configs/{}", versions[1]["uuid"].as_str().unwrap())).await.is(200);
+    let first =
+        service.get(&format!("/project-configs/{}", versions[1]["uuid"].as_str().unwrap())).await.is(200);
     assert_eq!(first["active"], false);
     assert_eq!(first["spec"]["automation"]["discovery"]["stale_after_hours"], 12.0);
     let listed = service.get("/projects").await.is(200);
@@ -32,12 +36,15 @@ async fn a_configuration_is_uploaded_kept_by_version_and_shown() {
 async fn everything_wrong_with_a_configuration_is_said_at_once() {
     let service = support::service().await;
     let broken = survey("p").replace("beampipe.dev/v2", "beampipe.dev/v9").replace("0000", "zzzz");
-    let upload = service.request(Method::POST, "/project-configs").header("content-type", "application/x-yaml");
+    let upload =
+        service.request(Method::POST, "/project-configs").header("content-type", "application/x-yaml");
     let problem = answered(upload.body(broken).send().await.unwrap()).await.is(422);
     assert_eq!((&problem["code"], &problem["valid"]), (&json!("invalid-config"), &json!(false)));
     let errors = problem["errors"].as_array().unwrap();
     assert!(errors.len() >= 2, "{problem}");
-    assert!(errors.iter().all(|e| e["path"].is_string() && e["code"].is_string() && e["message"].is_string()));
+    assert!(
+        errors.iter().all(|e| e["path"].is_string() && e["code"].is_string() && e["message"].is_string())
+    );
     assert_eq!(service.get("/projects").await.is(200), json!([]));
 }
 

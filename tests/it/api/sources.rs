@@ -3,10 +3,23 @@ use serde_json::{Value, json};
 use crate::support;
 
 const FIELDS: &[&str] = &[
-    "uuid", "project_module", "source_identifier", "enabled", "created_at", "last_checked_at", "last_attempted_at",
-    "stale_after_hours", "discovery_signature", "last_executed_discovery_signature", "discovery_claim_token",
-    "discovery_claim_expires_at", "workflow_run_pending", "workflow_run_pending_at", "workflow_claim_token",
-    "workflow_claimed_at", "workflow_claim_expires_at",
+    "uuid",
+    "project_module",
+    "source_identifier",
+    "enabled",
+    "created_at",
+    "last_checked_at",
+    "last_attempted_at",
+    "stale_after_hours",
+    "discovery_signature",
+    "last_executed_discovery_signature",
+    "discovery_claim_token",
+    "discovery_claim_expires_at",
+    "workflow_run_pending",
+    "workflow_run_pending_at",
+    "workflow_claim_token",
+    "workflow_claimed_at",
+    "workflow_claim_expires_at",
 ];
 
 #[tokio::test(flavor = "multi_thread")]
