@@ -1,9 +1,9 @@
-//! **Backends**: where an execution runs. [`Backend`] is what a worker needs of one; [`dim`] is a DALiuGE Data
-//! Island Manager over REST, [`simulated`] a stand-in for load tests, so named. [`translator`] turns a logical graph
-//! into the physical one that a backend is given; [`graph`] reads that; [`evidence`] says why a run failed.
+//! **Backends**: where an execution runs. `Backend` is what a worker needs of one; `dim` is a DALiuGE Data
+//! Island Manager over REST, `simulated` a stand-in for load tests, so named. `translator` turns a logical graph
+//! into the physical one that a backend is given; `graph` reads that; `evidence` says why a run failed.
 //!
-//! Invariant: an error says what may be done next. After [`SubmitError::Refused`] and [`SubmitError::NotSent`] the
-//! step surely did not happen and may be asked again; after [`SubmitError::Unknown`] it may have happened, and only
+//! Invariant: an error says what may be done next. After `SubmitError::Refused` and `SubmitError::NotSent` the
+//! step surely did not happen and may be asked again; after `SubmitError::Unknown` it may have happened, and only
 //! looking settles it. Nothing here repeats a request by itself.
 //!
 //! Deliberately absent: what to do about any of it. That is decided by the execution's decider, and done by a worker.

@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::archives::tap::{Limits, TapClient};
 use crate::artifacts::Artifacts;
 use crate::backends::dim::Dim;
 use crate::backends::simulated::{Settings, Simulated, World};
@@ -58,6 +59,7 @@ pub struct Shop {
     pub polls: Polls,
     /// What the probes saw last.
     pub seen: probes::Seen,
+    archives: Mutex<HashMap<String, TapClient>>,
     configs: Mutex<lru::LruCache<Uuid, Arc<ProjectConfig>>>,
 }
 
@@ -114,6 +116,7 @@ impl Shop {
             world: World::default(),
             polls: Polls::default(),
             seen: probes::Seen::default(),
+            archives: Mutex::default(),
             configs: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(63))),
         })
     }
@@ -178,6 +181,15 @@ impl Shop {
             ))),
             Deployment::SlurmRemote(_) => Err("this release runs executions on rest_remote and simulated profiles".into()),
         }
+    }
+
+    /// The client of an archive: one for all jobs, so that they pace their requests together.
+    pub fn archive(&self, address: &str, limits: Limits) -> Result<TapClient, String> {
+        let base: url::Url = address.parse().map_err(|error| format!("{address}: {error}"))?;
+        let key = format!("{base} {limits:?}");
+        let mut archives = self.archives.lock();
+        let client = archives.entry(key).or_insert_with(|| TapClient::new(self.http.clone(), base, limits));
+        Ok(client.clone())
     }
 
     /// How long to wait before the next try after `failures` in a row: doubling, jittered, at most five minutes.

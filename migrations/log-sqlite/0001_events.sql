@@ -6,7 +6,8 @@ CREATE TABLE events (
     leaf        BLOB NOT NULL,
     hash        BLOB NOT NULL,                  -- SHA-256 of leaf
     salt        BLOB,                           -- NULL, as is data, after a redaction
-    data        BLOB
+    data        BLOB,
+    seal        INTEGER NOT NULL                -- over position, recorded_at and hash, which the leaf does not cover
 ) STRICT;
 
 CREATE TABLE redactions (
@@ -30,7 +31,7 @@ END;
 CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
 WHEN NOT (
     NEW.position IS OLD.position AND NEW.recorded_at IS OLD.recorded_at AND NEW.leaf IS OLD.leaf
-    AND NEW.hash IS OLD.hash AND NEW.salt IS NULL AND NEW.data IS NULL
+    AND NEW.hash IS OLD.hash AND NEW.seal IS OLD.seal AND NEW.salt IS NULL AND NEW.data IS NULL
     AND EXISTS (SELECT 1 FROM redactions WHERE event = OLD.position)
 )
 BEGIN

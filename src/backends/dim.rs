@@ -124,7 +124,8 @@ impl Dim {
 
     /// Starts the session from the drops in `completed`.
     ///
-    /// When refused because one of them is not in the graph, the session is left *running* and does nothing: cancel it.
+    /// Refused when one of them is not in the graph, or when the manager restarted after the graph was appended and has
+    /// forgotten it. Nothing was started, but the session is left *running* and does nothing: cancel it.
     pub async fn deploy_session(&self, session: &str, completed: &[String]) -> Result<(), SubmitError> {
         if completed.is_empty() {
             let detail = "the graph has no roots, so it would stand still for ever".to_owned();

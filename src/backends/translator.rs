@@ -1,6 +1,5 @@
 //! The **translator**: DALiuGE's Translator Manager, which unrolls a logical graph, partitions it, and maps it onto
-//! the nodes of a manager. It has no memory of what it is asked, so every request may be asked again, except that the
-//! same broken graph stays broken.
+//! the nodes of a manager. It keeps nothing of what it is asked, so repeating a request harms nobody.
 //!
 //! Follows DALiuGE 6.6.0: plain url-encoded forms (a field of a multipart form is refused over 1 MiB, a JSON body is
 //! not read); `host` and `port` for `map`, never `nodes`, which is taken letter by letter; at least one island.
@@ -52,7 +51,8 @@ pub enum TranslateError {
     /// The graph or a parameter is wrong: the same again would be refused again.
     #[error("the translator refused to {step}, status {status}: {detail}")]
     Rejected { step: &'static str, status: u16, detail: String },
-    /// The translator is there and could not: it did not reach the manager, or something stands between. Ask again later.
+    /// The translator is there and could not, and does not say whose fault it is. May be asked again, not for ever: a
+    /// graph it cannot unroll ends like this too.
     #[error("the translator could not {step}, status {status}: {detail}")]
     Unavailable { step: &'static str, status: u16, detail: String },
     #[error("cannot reach the translator {peer} to {step}: {detail}")]
@@ -178,15 +178,15 @@ impl Translator {
     }
 }
 
-/// A plain 500 tells no cause. Of unrolling, which needs nobody else, it means the graph; of mapping, that the
-/// manager could not be asked.
+/// A plain 500 tells no cause. It may be the graph, and it may be the translator: of two translations that are its
+/// first and come at once, one ends like this. So it may be asked again, and whoever asks counts.
 fn refused(step: &'static str, answer: &Answer) -> TranslateError {
     let (status, said) = (answer.status, answer.excerpt());
     match (status, step) {
         (400..=499, _) if status != 408 && status != 429 => {
             TranslateError::Rejected { step, status, detail: detail_of(&answer.body).unwrap_or(said) }
         }
-        (500, UNROLL) => TranslateError::Rejected {
+        (500, UNROLL) => TranslateError::Unavailable {
             step,
             status,
             detail: format!(

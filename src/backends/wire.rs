@@ -11,7 +11,8 @@ pub(super) const EXCERPT: usize = 2_000;
 
 /// Builds the client for translators and managers.
 ///
-/// It repeats nothing, follows no redirect (a redirected submit would be a second one) and reads no proxy from the
+/// It repeats nothing, keeps no connection (the translator closes one after an error, and a request that meets the
+/// closing would be lost in a way that proves nothing), follows no redirect (a redirected submit would be a second one) and reads no proxy from the
 /// environment. A process-wide rustls provider must have been installed before.
 pub fn client(verify_tls: bool) -> Result<Client, reqwest::Error> {
     Client::builder()
@@ -20,7 +21,7 @@ pub fn client(verify_tls: bool) -> Result<Client, reqwest::Error> {
         .retry(reqwest::retry::never())
         .no_proxy()
         .tls_danger_accept_invalid_certs(!verify_tls)
-        .pool_idle_timeout(Duration::from_secs(15))
+        .pool_max_idle_per_host(0)
         .build()
 }
 

@@ -23,6 +23,13 @@ pub struct Unplaced {
     pub leaf: Vec<u8>,
 }
 
+impl Unplaced {
+    /// Its encoded size, which the limits are about.
+    pub fn bytes(&self) -> usize {
+        self.leaf.len() + 32 + self.event.data.as_ref().map_or(0, bytes::Bytes::len)
+    }
+}
+
 /// An append in canonical form.
 #[derive(Debug)]
 pub struct Prepared {
@@ -59,7 +66,7 @@ impl Prepared {
         for (index, event) in events.into_iter().enumerate() {
             let unplaced = unplaced(&stream, revision, prev_hash, event)
                 .map_err(|reason| refuse(format!("event {index}: {reason}")))?;
-            let size = size(&unplaced);
+            let size = unplaced.bytes();
             if size > MAX_EVENT_BYTES {
                 return Err(refuse(format!(
                     "event {index} ({}) has {size} bytes encoded, {MAX_EVENT_BYTES} are allowed",
@@ -100,10 +107,6 @@ impl Prepared {
     pub fn conflict(&self, actual: Option<StreamHead>) -> AppendError {
         AppendError::Conflict { stream: self.stream.to_string(), actual }
     }
-}
-
-fn size(unplaced: &Unplaced) -> usize {
-    unplaced.leaf.len() + 32 + unplaced.event.data.as_ref().map_or(0, bytes::Bytes::len)
 }
 
 fn unplaced(

@@ -255,8 +255,8 @@ impl SqliteLog {
             })
             .map_err(io)?,
             spawn("log-checkpoint", {
-                let jobs = jobs.clone();
-                move || checkpoint::run(&checkpoints, &checkpoint_signals, &jobs)
+                let (jobs, shared) = (jobs.clone(), Arc::clone(&shared));
+                move || checkpoint::run(&checkpoints, &shared, &checkpoint_signals, &jobs)
             })
             .map_err(io)?,
         ];

@@ -6,6 +6,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::archives::tap::adql::Variables;
+
 use super::canonical;
 use super::config::{ProjectConfig, SOURCE_IDENTIFIER};
 use super::metadata::{Prepared, Record, sbid_of, sbids, variables};
@@ -114,7 +116,7 @@ fn source(config: &ProjectConfig, selection: &Selection<'_>) -> Result<(Value, S
         field: field.to_owned(),
         problem: error.to_string(),
     };
-    let scope = Scope { config, prepared };
+    let scope = Scope { variables: variables(config, identifier), prepared };
     let mut entry = Map::new();
     for (field, template) in &config.manifest.source_template {
         let value = template::fill(template, &|name| scope.of_source(name, &records))
@@ -158,7 +160,7 @@ fn source(config: &ProjectConfig, selection: &Selection<'_>) -> Result<(Value, S
 
 /// What `{…}` can name.
 struct Scope<'a> {
-    config: &'a ProjectConfig,
+    variables: Variables,
     prepared: &'a Prepared,
 }
 
@@ -183,7 +185,7 @@ impl Scope<'_> {
     }
 
     fn variable(&self, name: &str) -> Option<Value> {
-        variables(self.config, &self.prepared.source_identifier).remove(name).map(Value::from)
+        self.variables.get(name).map(|value| Value::from(value.as_str()))
     }
 }
 

@@ -4,34 +4,27 @@
 //! there, [`prepare`] the datasets. All three are pure; [`super::discover`] sends what they plan.
 //! Invariant: all of a source is prepared or none of it. One row that cannot be a dataset fails the source and is named.
 //!
-//! Two query names have a meaning of their own, for configurations written before flags could say the same:
-//! [`RA_DEC_VSYS`] and [`SBID_TO_EVAL_FILE`].
+//! Two query names have a meaning of their own, see [`preset`].
 
+pub mod answers;
+pub mod preset;
 pub mod require;
-
-use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::archives::tap::Table;
 use crate::archives::tap::adql::{Template, TemplateError, ValueError, Variables};
 
 use super::config::{FieldSource, Names, ProjectConfig, Query, SOURCE_IDENTIFIER};
 use super::signature::signature;
-use super::transforms::{Context, apply_all, degrees, evaluation, is_empty, sexagesimal, text_of};
+use super::transforms::{Context, Transform, apply_all, is_empty, text_of};
 
+pub use answers::{Answer, Answers, enrichment_of};
+pub use preset::{EVALUATION_FLAGS, POSITION_FLAGS, RA_DEC_VSYS, SBID_TO_EVAL_FILE};
 pub use require::Held;
 
-/// Sets the flags `ra_string`, `dec_string` and `vsys` from a catalogue row.
-pub const RA_DEC_VSYS: &str = "ra_dec_vsys";
-/// Sets `evaluation_file` and `evaluation_file_access_url` of each record; a block without such a file is an error.
-pub const SBID_TO_EVAL_FILE: &str = "sbid_to_eval_file";
-/// What [`RA_DEC_VSYS`] sets, for the whole source.
-pub const POSITION_FLAGS: [&str; 3] = ["ra_string", "dec_string", "vsys"];
-/// What [`SBID_TO_EVAL_FILE`] sets, for each block.
-pub const EVALUATION_FLAGS: [&str; 2] = ["evaluation_file", "evaluation_file_access_url"];
+use answers::Rows;
 
 /// Prepared metadata of one dataset.
 pub type Record = Map<String, Value>;
@@ -45,23 +38,6 @@ pub struct Planned {
     /// The scheduling block an enrichment is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sbid: Option<String>,
-}
-
-/// What came of a query.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answer {
-    Rows(Table),
-    /// Failed, and the survey goes on without (`fail_open`).
-    Failed(String),
-}
-
-/// The answers of a source, kept as an artifact beside what was made of them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Answers {
-    pub queries: BTreeMap<String, Answer>,
-    /// By query name, then by SBID.
-    pub enrichments: BTreeMap<String, BTreeMap<String, Answer>>,
 }
 
 /// A source whose data is known.
@@ -114,7 +90,7 @@ fn of_block(sbid: Option<&str>) -> String {
 pub fn variables(config: &ProjectConfig, identifier: &str) -> Variables {
     let mut all = Variables::new();
     for (name, var) in &config.source_identity.template_vars {
-        let value = transformed(config, &var.transform, Value::from(identifier), Context::default());
+        let value = transformed(config, &var.transform, Value::from(identifier));
         all.insert(name.clone(), text_of(&value).unwrap_or_default());
     }
     all.entry(SOURCE_IDENTIFIER.to_owned()).or_insert_with(|| identifier.to_owned());
@@ -124,8 +100,7 @@ pub fn variables(config: &ProjectConfig, identifier: &str) -> Variables {
 fn query_variables(config: &ProjectConfig, query: &Query, identifier: &str) -> Variables {
     let mut all = variables(config, identifier);
     if query.source_id_transform != Names::None {
-        let value =
-            transformed(config, &query.source_id_transform, Value::from(identifier), Context::default());
+        let value = transformed(config, &query.source_id_transform, Value::from(identifier));
         all.insert(SOURCE_IDENTIFIER.to_owned(), text_of(&value).unwrap_or_default());
     }
     all
@@ -195,8 +170,8 @@ fn planned(query: &Query, variables: &Variables, sbid: Option<String>) -> Result
     Ok(Planned { name: query.name.clone(), adapter: query.adapter.clone(), adql, sbid })
 }
 
-fn transformed(config: &ProjectConfig, names: &Names, value: Value, context: Context<'_>) -> Value {
-    apply_all(&config.transforms(names), value, context)
+fn transformed(config: &ProjectConfig, names: &Names, value: Value) -> Value {
+    apply_all(&config.transforms(names), value, Context::default())
 }
 
 /// The datasets, their flags and their signature, from answers to everything that was planned.
@@ -210,38 +185,46 @@ pub fn prepare(
 ) -> Result<Prepared, PrepareError> {
     let mut records = base_records(config, identifier, answers)?;
     let metadata = &config.discovery.prepare_metadata;
+    let rows = Rows::new(answers);
+    let fields = metadata.field_map.iter().filter(|(_, source)| enrichment_of(source).is_some());
+    let fields = fields.map(|(field, source)| (field.as_str(), source));
+    let late: Vec<(&str, &FieldSource, Vec<Transform>)> = fields
+        .chain(record_flags(config))
+        .map(|(name, source)| (name, source, config.transforms(&source.transform)))
+        .collect();
     for (row, record) in records.iter_mut().enumerate() {
         let sbid = sbid_of(record);
         let context = Context { sbid: Some(&sbid) };
-        for (field, source) in metadata.field_map.iter().filter(|(_, source)| enrichment_of(source).is_some())
-        {
-            let value = enriched(config, answers, field, source, Some(&sbid))?;
-            record.insert(field.clone(), transformed(config, &source.transform, value, context));
+        for (field, source, transforms) in &late {
+            let value = rows.value(config, field, source, Some(&sbid))?;
+            record.insert((*field).to_owned(), apply_all(transforms, value, context));
         }
-        for (flag, source) in record_flags(config) {
-            let value = enriched(config, answers, flag, source, Some(&sbid))?;
-            record.insert(flag.to_owned(), transformed(config, &source.transform, value, context));
+        if preset::asks(config, SBID_TO_EVAL_FILE) {
+            preset::set_evaluation_file(&rows, record, &sbid)?;
         }
-        set_evaluation_file(config, answers, record, &sbid)?;
         check_row(row, record, |_| false)?;
     }
-    let mut flags = position_flags(config, answers);
+    let mut flags = Map::new();
+    if preset::asks(config, RA_DEC_VSYS) {
+        flags = preset::position_flags(&rows);
+    }
     for (flag, source) in &metadata.discovery_flags {
         if record_flags(config).any(|(name, _)| name == flag) {
             continue;
         }
         let value = match enrichment_of(source) {
-            Some(_) => enriched(config, answers, flag, source, None)?,
+            Some(_) => rows.value(config, flag, source, None)?,
             None => Value::from(identifier),
         };
-        flags.insert(flag.clone(), transformed(config, &source.transform, value, Context::default()));
+        flags.insert(flag.clone(), transformed(config, &source.transform, value));
     }
 
     let (records, held) = require::sift(&config.discovery.require, records, now);
     if records.is_empty() {
         return Err(PrepareError::AllHeld(held));
     }
-    if needs_evaluation_file(config, answers)
+    if preset::asks(config, SBID_TO_EVAL_FILE)
+        && !answers.failed(SBID_TO_EVAL_FILE)
         && let Some(without) = records.iter().find(|record| is_empty(&record[EVALUATION_FLAGS[0]]))
     {
         return Err(PrepareError::NoEvaluationFile { sbid: sbid_of(without) });
@@ -256,7 +239,7 @@ pub fn prepare(
         records,
         flags,
         held,
-        warnings: warnings(answers),
+        warnings: answers.warnings(),
     })
 }
 
@@ -275,36 +258,36 @@ fn base_records(
         return Err(PrepareError::NoDatasets);
     }
     let fields = &config.discovery.prepare_metadata.field_map;
+    let early: Vec<(&str, &FieldSource, Vec<Transform>)> = fields
+        .iter()
+        .filter(|(field, source)| *field != "sbid" && enrichment_of(source).is_none())
+        .map(|(field, source)| (field.as_str(), source, config.transforms(&source.transform)))
+        .collect();
+    let sbid_source = fields.get("sbid").map(|source| (source, config.transforms(&source.transform)));
     let mut records = Vec::with_capacity(table.rows.len());
     for (row, columns) in table.records().into_iter().enumerate() {
-        let mut record = columns.clone();
-        let take = |field: &str, source: &FieldSource, context| -> Result<Value, PrepareError> {
+        let take = |field: &str, source: &FieldSource| -> Result<Value, PrepareError> {
             let from = source.from.to_lowercase();
-            let value = match columns.get(&from) {
-                Some(value) => value.clone(),
-                None if from == SOURCE_IDENTIFIER || from == "canonical" => Value::from(identifier),
+            match columns.get(&from) {
+                Some(value) => Ok(value.clone()),
+                None if from == SOURCE_IDENTIFIER || from == "canonical" => Ok(Value::from(identifier)),
                 None => {
-                    return Err(PrepareError::MissingColumn {
-                        field: field.to_owned(),
-                        from: source.from.clone(),
-                    });
+                    Err(PrepareError::MissingColumn { field: field.to_owned(), from: source.from.clone() })
                 }
-            };
-            Ok(transformed(config, &source.transform, value, context))
+            }
         };
         // The SBID first: other transforms may want to know it.
-        let sbid = match fields.get("sbid") {
-            Some(source) => take("sbid", source, Context::default())?,
+        let sbid = match &sbid_source {
+            Some((source, transforms)) => apply_all(transforms, take("sbid", source)?, Context::default()),
             None => columns.get("sbid").cloned().unwrap_or_default(),
         };
         let sbid = text_of(&sbid).map(|text| text.trim().to_owned()).unwrap_or_default();
-        record.insert("sbid".to_owned(), Value::from(sbid.as_str()));
-        let context = Context { sbid: Some(&sbid) };
-        for (field, source) in fields.iter().filter(|(field, _)| *field != "sbid") {
-            if enrichment_of(source).is_none() {
-                record.insert(field.clone(), take(field, source, context)?);
-            }
+        let mut record = columns.clone();
+        for (field, source, transforms) in &early {
+            let value = apply_all(transforms, take(field, source)?, Context { sbid: Some(&sbid) });
+            record.insert((*field).to_owned(), value);
         }
+        record.insert("sbid".to_owned(), Value::from(sbid));
         check_row(row, &record, |field| {
             fields.get(field).is_some_and(|source| enrichment_of(source).is_some())
         })?;
@@ -330,12 +313,6 @@ fn check_row(row: usize, record: &Record, to_come: impl Fn(&str) -> bool) -> Res
     Err(PrepareError::Row { row, name, problem: problem.to_owned() })
 }
 
-/// The query of an `enrichments.<query>` or `enrichments.<query>.<column>`, and the column.
-pub fn enrichment_of(source: &FieldSource) -> Option<(&str, Option<&str>)> {
-    let rest = source.from.strip_prefix("enrichments.")?;
-    Some(rest.split_once('.').map_or((rest, None), |(query, column)| (query, Some(column))))
-}
-
 /// The flags that belong to a block, because the query behind them runs once for each.
 pub fn record_flags(config: &ProjectConfig) -> impl Iterator<Item = (&str, &FieldSource)> {
     config.discovery.prepare_metadata.discovery_flags.iter().filter_map(|(flag, source)| {
@@ -347,124 +324,6 @@ pub fn record_flags(config: &ProjectConfig) -> impl Iterator<Item = (&str, &Fiel
             .any(|other| other.name == query)
             .then_some((flag.as_str(), source))
     })
-}
-
-/// The rows of a query, for a block if it runs for each; none where it failed and may.
-fn rows(answers: &Answers, query: &str, sbid: Option<&str>) -> Option<Vec<Record>> {
-    let answer = match answers.enrichments.get(query) {
-        Some(by_sbid) => by_sbid.get(sbid?),
-        None => answers.queries.get(query),
-    };
-    match answer? {
-        Answer::Rows(table) => Some(table.records()),
-        Answer::Failed(_) => Some(Vec::new()),
-    }
-}
-
-fn enriched(
-    config: &ProjectConfig,
-    answers: &Answers,
-    field: &str,
-    source: &FieldSource,
-    sbid: Option<&str>,
-) -> Result<Value, PrepareError> {
-    let Some((query, column)) = enrichment_of(source) else { return Ok(Value::Null) };
-    let rows = rows(answers, query, sbid).ok_or_else(|| PrepareError::NotAnswered(query.to_owned()))?;
-    let Some(column) = column else {
-        return Ok(Value::Array(rows.into_iter().map(Value::Object).collect()));
-    };
-    let runs_by_block = config.discovery.enrichments.iter().any(|other| other.name == query);
-    let row = if query == SBID_TO_EVAL_FILE {
-        let all = Value::Array(rows.into_iter().map(Value::Object).collect());
-        evaluation::select(&all, sbid).as_object().cloned()
-    } else if rows.len() > 1 {
-        return Err(PrepareError::SeveralRows {
-            query: query.to_owned(),
-            from: source.from.clone(),
-            rows: rows.len(),
-            sbid: sbid.filter(|_| runs_by_block).map(str::to_owned),
-        });
-    } else {
-        rows.into_iter().next()
-    };
-    match row {
-        None => Ok(Value::Null),
-        Some(row) => row.get(&column.to_lowercase()).cloned().ok_or_else(|| PrepareError::MissingColumn {
-            field: field.to_owned(),
-            from: source.from.clone(),
-        }),
-    }
-}
-
-fn asks(config: &ProjectConfig, name: &str) -> bool {
-    config.discovery.queries.iter().chain(&config.discovery.enrichments).any(|query| query.name == name)
-}
-
-/// Whether the files are wanted and the query for them did not fail.
-fn needs_evaluation_file(config: &ProjectConfig, answers: &Answers) -> bool {
-    let failed = |answer: &Answer| matches!(answer, Answer::Failed(_));
-    let by_block = answers.enrichments.get(SBID_TO_EVAL_FILE);
-    asks(config, SBID_TO_EVAL_FILE)
-        && !answers.queries.get(SBID_TO_EVAL_FILE).is_some_and(failed)
-        && !by_block.is_some_and(|answers| answers.values().any(failed))
-}
-
-fn set_evaluation_file(
-    config: &ProjectConfig,
-    answers: &Answers,
-    record: &mut Record,
-    sbid: &str,
-) -> Result<(), PrepareError> {
-    if !asks(config, SBID_TO_EVAL_FILE) {
-        return Ok(());
-    }
-    let rows = rows(answers, SBID_TO_EVAL_FILE, Some(sbid))
-        .ok_or_else(|| PrepareError::NotAnswered(SBID_TO_EVAL_FILE.to_owned()))?;
-    let row = evaluation::select(&Value::Array(rows.into_iter().map(Value::Object).collect()), Some(sbid));
-    for (flag, column) in EVALUATION_FLAGS.into_iter().zip(["filename", "access_url"]) {
-        record.insert(flag.to_owned(), row.get(column).cloned().unwrap_or_default());
-    }
-    Ok(())
-}
-
-/// Position and velocity from the catalogue row; all `null` when the catalogue does not have the source.
-fn position_flags(config: &ProjectConfig, answers: &Answers) -> Map<String, Value> {
-    let mut flags = Map::new();
-    if !asks(config, RA_DEC_VSYS) {
-        return flags;
-    }
-    let by_block = answers.enrichments.get(RA_DEC_VSYS).into_iter().flat_map(BTreeMap::values);
-    let row = answers
-        .queries
-        .get(RA_DEC_VSYS)
-        .into_iter()
-        .chain(by_block)
-        .find_map(|answer| match answer {
-            Answer::Rows(table) => table.records().into_iter().next(),
-            Answer::Failed(_) => None,
-        })
-        .unwrap_or_default();
-    let angle = |names: [&str; 3]| names.iter().find_map(|name| degrees(row.get(*name)?));
-    let text = |text: Option<String>| text.map_or(Value::Null, Value::String);
-    let [ra, dec, vsys] = POSITION_FLAGS;
-    flags.insert(ra.to_owned(), text(angle(["raj2000", "ra", "s_ra"]).and_then(sexagesimal::hms)));
-    flags.insert(dec.to_owned(), text(angle(["dej2000", "dec", "s_dec"]).and_then(sexagesimal::dms)));
-    let velocity =
-        ["rvmom", "rv50max", "rv50min"].iter().find_map(|name| row.get(*name).filter(|v| !is_empty(v)));
-    flags.insert(vsys.to_owned(), velocity.cloned().unwrap_or_default());
-    flags
-}
-
-fn warnings(answers: &Answers) -> Vec<String> {
-    let failed = |name: &str, answer: &Answer| match answer {
-        Answer::Rows(_) => None,
-        Answer::Failed(message) => Some(format!("gone on without `{name}`: {message}")),
-    };
-    let by_source = answers.queries.iter().filter_map(|(name, answer)| failed(name, answer));
-    let by_block = answers.enrichments.iter().flat_map(|(name, by_sbid)| {
-        by_sbid.iter().filter_map(move |(sbid, answer)| failed(&format!("{name} (SBID {sbid})"), answer))
-    });
-    by_source.chain(by_block).collect()
 }
 
 /// The SBID of a record, empty if it has none.

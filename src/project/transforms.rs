@@ -43,7 +43,7 @@ pub struct TransformSpec {
 #[serde(untagged)]
 pub enum Step {
     Name(String),
-    Inline(TransformSpec),
+    Inline(Box<TransformSpec>),
 }
 
 /// Every kind, with the parameters it needs and those it may have.

@@ -54,6 +54,12 @@ pub fn tap_dependency(adapter: &str) -> String {
     format!("tap_{adapter}")
 }
 
+/// The dependencies that are known to be away.
+pub fn down(shop: &Shop) -> BTreeSet<String> {
+    let gauges = shop.models.gauges();
+    gauges.dependencies.up.iter().filter(|(_, up)| !**up).map(|(name, _)| name.clone()).collect()
+}
+
 /// What is asked to see whether a dependency is there.
 #[derive(Clone, Debug, PartialEq)]
 enum Target {
@@ -96,9 +102,10 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken) {
 /// What the active configurations and profiles need.
 async fn targets(shop: &Shop) -> Result<BTreeMap<String, Target>, String> {
     let mut wanted = BTreeMap::new();
-    let projects = shop.models.projects().projects().map_err(|error| error.to_string())?;
-    for project in projects {
-        let Some(config) = project.active else { continue };
+    let projects = shop.models.projects();
+    for project in projects.list().map_err(|error| error.to_string())? {
+        let active = projects.active_config(&project.project_module).map_err(|error| error.to_string())?;
+        let Some(config) = active else { continue };
         let config = ProjectConfig::from_spec(&config.spec).map_err(|error| error.to_string())?;
         for (adapter, address) in config.endpoints() {
             let address: Url = address.parse().map_err(|error| format!("adapter {adapter}: {error}"))?;
@@ -112,7 +119,7 @@ async fn targets(shop: &Shop) -> Result<BTreeMap<String, Target>, String> {
             wanted.insert(name, target);
         }
     }
-    let profiles = shop.models.projects().profiles().map_err(|error| error.to_string())?;
+    let profiles = projects.profiles().map_err(|error| error.to_string())?;
     for profile in profiles {
         let Deployment::RestRemote(remote) = &profile.spec.deployment else { continue };
         let name = &profile.spec.name;

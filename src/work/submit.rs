@@ -169,10 +169,6 @@ async fn after_refused_append(over: &HandOver, detail: &str) -> Next {
 
 async fn after_refused_deploy(over: &HandOver, detail: &str) -> Next {
     match over.backend.look(&over.session).await {
-        // Deployed by another hand-over under this name: it runs, and that is what was wanted.
-        Ok(Look::Present { state, .. }) if !detail.contains("not found") && state > State::Building => {
-            Next::Record { seen: Some(state) }
-        }
         Ok(Look::Present { state, .. }) => {
             // A refused deployment may leave a session that is called running and does nothing.
             let stopped = over.backend.cancel(&over.session).await;

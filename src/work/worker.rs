@@ -88,7 +88,7 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
     if alone {
         crew.bury_predecessors(&context).await?;
     }
-    let mut changes = shop.models.changes();
+    let mut changes = shop.models.positions();
     let mut beats = tokio::time::interval(Duration::from_secs(settings.heartbeat_seconds));
     let mut others: HashMap<String, (u64, Instant)> = HashMap::new();
     loop {
@@ -143,7 +143,7 @@ impl Crew {
             let capabilities = &self.shop.settings.capabilities;
             // More than there is room for, because some may be held or claimed already.
             let wanted = room.min(64) + self.held.lock().len().min(256);
-            let ready = match self.shop.models.jobs().ready(now, capabilities, lane.kinds, wanted) {
+            let ready = match self.shop.models.jobs().ready(now, capabilities, Some(lane.kinds), wanted as u64) {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::warn!(%error, "cannot see which jobs are ready");
@@ -151,11 +151,11 @@ impl Crew {
                 }
             };
             for row in ready {
-                if self.held.lock().contains_key(&row.uuid) {
+                if self.held.lock().contains_key(&row.id) {
                     continue;
                 }
                 let Ok(permit) = lane.permits.clone().try_acquire_owned() else { break };
-                self.claim(row.uuid, None, permit).await;
+                self.claim(row.id, None, permit).await;
             }
         }
     }
@@ -192,7 +192,7 @@ impl Crew {
 
     /// On a log that only one process can write, whoever worked before this one is gone.
     async fn bury_predecessors(&self, context: &Context) -> Result<(), HandleError> {
-        let workers = self.shop.models.workers().list(false).unwrap_or_default();
+        let workers = self.shop.models.workers().list(false, 10_000).unwrap_or_default();
         for worker in workers.iter().filter(|worker| worker.id != self.shop.worker_id) {
             self.shop.handle.handle::<Worker>(&worker.id, context, Command::Lose { silent_seconds: 0 }).await?;
         }
@@ -239,11 +239,11 @@ impl Crew {
     }
 
     /// Claims a job from a claim that has died, if its lane has room.
-    async fn replace(&self, row: &beampipe_projections::jobs::JobRow) {
+    async fn replace(&self, row: &beampipe_projections::jobs::Job) {
         let Some(kind) = Kind::parse(&row.kind) else { return };
         let Some(lane) = self.lanes.iter().find(|lane| lane.kinds.contains(&kind)) else { return };
         let Ok(permit) = lane.permits.clone().try_acquire_owned() else { return };
-        self.claim(row.uuid, row.claim_id, permit).await;
+        self.claim(row.id, row.claim_id, permit).await;
     }
 
     /// Lets running jobs end, then hands the rest back; answers how many were handed back.
@@ -276,7 +276,7 @@ async fn do_one(shop: &Shop, job: &jobs::Claimed) {
         },
     };
     let duration = started.elapsed();
-    shop.metrics.job_done(kind.as_str(), duration);
+    shop.metrics.job_duration_seconds.with_label_values(&[kind.as_str()]).observe(duration.as_secs_f64());
     if let Err(error) = &ended {
         tracing::warn!(job = %job.id, %kind, attempt = job.attempt, %error, "a job did not complete");
     }

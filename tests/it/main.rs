@@ -1,3 +1,10 @@
-//! Tests.
+//! One test binary: the suites beside it, one module each (two cores link slowly).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod archives;
+mod backends;
 mod cli;
+mod flows;
+mod project;
+mod tidy;

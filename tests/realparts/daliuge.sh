@@ -29,7 +29,12 @@ dlg() {
 start_tm() { dlg tm -p "$tm" -d "$base/graphs" -t "$base/graphs"; }
 start_nm() { dlg nm -P "$nm" --event_port "$events" --rpc_port "$rpc" -t "${DLG_THREADS:-4}"; }
 start_dim() { dlg dim -P "$dim" -N "$host:$nm:$events:$rpc"; }
-wait_tm() { wait_for tm answers "http://$host:$tm/openapi.json"; }
+wait_tm() {
+    wait_for tm answers "http://$host:$tm/openapi.json"
+    # Its first translation has to be alone: of two at once one fails, and sometimes all that follow.
+    curl -fsS -o /dev/null --max-time 60 "http://$host:$tm/unroll_and_partition" -d algorithm=metis -d num_partitions=1 \
+        -d num_islands=1 --data-urlencode "lg_content@$here/graphs/one-fails.graph"
+}
 wait_nm() { wait_for nm answers "http://$host:$nm/api"; }
 wait_dim() { wait_for dim answers "http://$host:$dim/api"; }
 

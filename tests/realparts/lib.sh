@@ -151,7 +151,7 @@ launch() { # name, command
     local name=$1
     shift
     running "$name" && return
-    setsid "$@" </dev/null >"$log/$name.out" 2>&1 7>&- 8>&- 9>&- &
+    setsid "$@" </dev/null >"$log/$name.out" 2>&1 7>&- 8>&- 9>&- 6>&- &
     echo "$! $(born $!)" >"$run/$name.pid"
 }
 

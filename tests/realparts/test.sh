@@ -24,19 +24,18 @@ runner
 state=$(mktemp -d "${TMPDIR:-/tmp}/beampipe-test.XXXXXX")
 summary=$state/output
 cleanup() {
-    local rc=$?
+    local rc=$? ruler
     trap '' INT TERM
     "$here/down.sh" "$state" >/dev/null 2>&1 || say "not everything stopped: $here/down.sh $state" >&2
     say "tests took $SECONDS s in all"
-    # The runner's own words come last, where people and machines look for them.
-    if [[ -s $summary ]]; then
-        sed 's/\x1b\[[0-9;]*m//g' "$summary" | awk '/^ *-{5,}$|^─{5,}$/ {last = NR} {line[NR] = $0}
-            END {for (n = last; last && n <= NR; n++) print line[n]}' >"$state/tail"
-    fi
-    [[ ! -s $state/tail ]] || cat "$state/tail"
+    ruler=$(grep -nE '^ *(─|-){5,}' "$summary" 2>/dev/null | tail -n 1 | cut -d: -f1) || true
+    [[ -z $ruler ]] || tail -n "+$ruler" "$summary" >"$state/tail"
     if ((rc)); then
-        [[ -s $state/tail ]] || say "failed; the servers' logs are in $state" >&2
+        say "failed; the servers' logs are in $state, $here/down.sh $state --remove takes them away"
+        # The runner's own words come last, where people and machines look for them.
+        [[ ! -s $state/tail ]] || cat "$state/tail"
     else
+        [[ ! -s $state/tail ]] || cat "$state/tail"
         "$here/down.sh" "$state" --remove >/dev/null 2>&1 || true
     fi
     exit $rc
@@ -62,4 +61,4 @@ docker-compose -f compose.yml config --quiet
 
 [[ $what != soak ]] || set -- "$@" -E 'test(storm)' --no-capture
 if [[ $what == soak ]]; then export BEAMPIPE_TEST_SOAK=1; fi
-cargo nextest run --workspace "$@" 2>&1 | tee "$summary"
+cargo nextest run --workspace --no-fail-fast "$@" 2>&1 | tee "$summary"

@@ -26,7 +26,7 @@ pub struct Limits {
     pub timeout: Duration,
     /// Of one answer.
     pub max_bytes: usize,
-    /// Rows asked for; one more is [`TapError::Overflow`].
+    /// Most rows of an answer; one more is [`TapError::Overflow`].
     pub maxrec: usize,
     /// How often a request is sent again after it failed on the way.
     pub retries: usize,
@@ -143,14 +143,15 @@ impl TapClient {
         url
     }
 
-    /// `FORMAT` is TAP 1.0's name of `RESPONSEFORMAT`; services know one or both.
+    /// `FORMAT` is TAP 1.0's name of `RESPONSEFORMAT`; services know one or both. One row more than allowed is asked for:
+    /// some services call a table cut as soon as it has as many rows as asked, and CSV never says so.
     fn form(&self, adql: &str) -> [(&'static str, String); 6] {
         [
             ("LANG", "ADQL".to_owned()),
             ("REQUEST", "doQuery".to_owned()),
             ("FORMAT", "votable".to_owned()),
             ("RESPONSEFORMAT", "votable".to_owned()),
-            ("MAXREC", self.limits.maxrec.to_string()),
+            ("MAXREC", (self.limits.maxrec + 1).to_string()),
             ("QUERY", adql.to_owned()),
         ]
     }

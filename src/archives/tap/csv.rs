@@ -1,7 +1,7 @@
 //! CSV answers: a header line, then rows. Every value is text; an empty field is NULL.
 //!
-//! CSV cannot say that an answer was cut (`MAXREC`), so [`super::client`] asks for VOTable and reads this only from a
-//! service that answers with it all the same.
+//! CSV cannot say that an answer was cut (`MAXREC`), so [`super::client`] asks for VOTable and for a row more than it
+//! allows; this is read only from a service that answers with CSV all the same.
 
 use serde_json::Value;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rusqlite::Connection;
 
+use super::Shared;
 use super::writer::Job;
 
 /// A WAL of so many pages (of 8 KiB) is started over.
@@ -19,7 +20,7 @@ const NEARLY: i64 = 512;
 const REST: Duration = Duration::from_secs(2);
 
 /// Runs until the other end of `signals` is gone.
-pub(super) fn run(connection: &Connection, signals: &Receiver<()>, writer: &Sender<Job>) {
+pub(super) fn run(connection: &Connection, shared: &Shared, signals: &Receiver<()>, writer: &Sender<Job>) {
     let mut dirty = true;
     loop {
         match signals.recv_timeout(REST) {
@@ -27,6 +28,11 @@ pub(super) fn run(connection: &Connection, signals: &Receiver<()>, writer: &Send
             Err(RecvTimeoutError::Timeout) if dirty => dirty = false,
             Err(RecvTimeoutError::Timeout) => continue,
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if shared.refused.lock().is_some() {
+            // What space comes back is for appends first.
+            dirty = true;
+            continue;
         }
         let copied = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
             Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))

@@ -16,7 +16,17 @@ use crate::{Direction, ReadError};
 use super::schema::read_error;
 
 /// In the order that [`event`] takes them.
-pub(super) const COLUMNS: &str = "position, recorded_at, leaf, hash, salt, data";
+pub(super) const COLUMNS: &str = "position, recorded_at, leaf, hash, salt, data, seal";
+
+/// What keeps the fields that the engine adds from changing unseen: the first 8 bytes of the SHA-256 of position,
+/// recorded_at and leaf hash.
+pub(super) fn seal(position: Position, recorded_at: i64, hash: &Hash) -> i64 {
+    let mut bytes = [0; 48];
+    bytes[..8].copy_from_slice(&position.to_be_bytes());
+    bytes[8..16].copy_from_slice(&recorded_at.to_be_bytes());
+    bytes[16..].copy_from_slice(&hash.0);
+    leaf::hash(&bytes).0.first_chunk().map_or(0, |first| i64::from_be_bytes(*first))
+}
 
 /// Where an event is stored, for people.
 pub(super) fn place(log: &Path, position: Position) -> String {
@@ -42,10 +52,14 @@ fn array<const N: usize>(row: &Row<'_>, column: usize) -> Option<[u8; N]> {
 pub(super) fn event(row: &Row<'_>, log: &Path, texts: &mut Interner) -> Result<Arc<Recorded>, ReadError> {
     let position = row.get::<_, i64>(0).map_err(|error| read_error(log, &error))? as Position;
     let shape = |what: &str| damaged(log, position, what);
-    let recorded_at = row.get(1).ok().and_then(DateTime::from_timestamp_micros);
+    let micros = row.get(1).ok();
+    let recorded_at = micros.and_then(DateTime::from_timestamp_micros);
     let recorded_at = recorded_at.ok_or_else(|| shape("its time of recording cannot be read"))?;
     let encoded = blob(row, 2).ok_or_else(|| shape("it has no leaf"))?;
     let hash = array(row, 3).map(Hash).ok_or_else(|| shape("it has no leaf hash"))?;
+    if row.get(6).ok() != micros.map(|micros| seal(position, micros, &hash)) {
+        return Err(shape("its position or time of recording is not what was sealed"));
+    }
     let salt = array(row, 4);
     let data = blob(row, 5).map(Bytes::copy_from_slice);
     let beside = Beside { position, recorded_at, salt, data, hash };
@@ -54,7 +68,8 @@ pub(super) fn event(row: &Row<'_>, log: &Path, texts: &mut Interner) -> Result<A
     Ok(Arc::new(event))
 }
 
-/// Events in order of position, without a gap. Gives at most `most`, and no more than about `bytes` of them.
+/// Events in order of position, without a gap. Gives at most `most`, and no more than about `bytes` of them; fewer, but
+/// not none, before damage.
 pub(super) fn scan(
     events: &Connection,
     log: &Path,
@@ -82,17 +97,25 @@ pub(super) fn scan(
         Direction::Forward => Some(from.max(1) as Position),
         Direction::Backward => None,
     };
-    while let Some(row) = rows.next().map_err(fail)? {
-        let event = event(row, log, texts)?;
-        if let Some(expected) = expected
-            && event.position != expected
-        {
-            return Err(damaged(
-                log,
-                expected,
-                format!("it is missing; position {} follows", event.position),
-            ));
-        }
+    loop {
+        let row = match rows.next() {
+            Ok(Some(row)) => row,
+            Ok(None) => break,
+            Err(_) if !found.is_empty() => break,
+            Err(error) => return Err(fail(error)),
+        };
+        let event = event(row, log, texts).and_then(|event| match expected {
+            Some(expected) if event.position != expected => {
+                Err(damaged(log, expected, format!("it is missing; position {} follows", event.position)))
+            }
+            _ => Ok(event),
+        });
+        let event = match event {
+            Ok(event) => event,
+            // What is before the damage is good: it is given first, and the damage to whoever asks further.
+            Err(_) if !found.is_empty() => break,
+            Err(error) => return Err(error),
+        };
         expected = match direction {
             Direction::Forward => event.position.checked_add(1),
             Direction::Backward => event.position.checked_sub(1),

@@ -87,15 +87,18 @@ impl Reader {
     pub(super) fn open(shared: &Arc<Shared>) -> Result<Self, ReadError> {
         let events = open_reader(&shared.path).map_err(|error| read_error(&shared.path, &error))?;
         let index = index::open_for_reading(&shared.path);
-        if let (Err(error), false) = (&index, shared.read_only) {
-            return Err(read_error(&index::path(&shared.path), error));
-        }
+        let index = match index {
+            Ok(index) if shared.read_only => describes(&index, &events).then_some(index),
+            Ok(index) => Some(index),
+            Err(_) if shared.read_only => None,
+            Err(error) => return Err(read_error(&index::path(&shared.path), &error)),
+        };
         Ok(Self {
             path: shared.path.clone(),
             hub: Arc::clone(&shared.hub),
             read_only: shared.read_only,
             events,
-            index: index.ok(),
+            index,
             texts: Interner::default(),
         })
     }
@@ -294,20 +297,14 @@ impl Reader {
         limit: usize,
     ) -> Result<Page, ReadError> {
         let path = &self.path;
-        let mut events =
-            decode::scan(&self.events, path, from, direction, limit + 1, PAGE_BYTES, &mut self.texts)?;
-        let mut next = None;
-        if events.len() > limit {
-            next = events.pop().map(|event| event.position);
-        } else if let (Some(last), true) = (events.last(), events.len() < limit) {
-            // Ended by size, or there is no more.
-            next = match direction {
-                Direction::Forward => {
-                    self.last_position()?.filter(|end| *end > last.position).map(|_| last.position + 1)
-                }
-                Direction::Backward => (last.position > 1).then(|| last.position - 1),
-            };
-        }
+        let events = decode::scan(&self.events, path, from, direction, limit, PAGE_BYTES, &mut self.texts)?;
+        let next = match (events.last(), direction) {
+            (None, _) => None,
+            (Some(last), Direction::Forward) => {
+                self.last_position()?.filter(|end| *end > last.position).map(|_| last.position + 1)
+            }
+            (Some(last), Direction::Backward) => (last.position > 1).then(|| last.position - 1),
+        };
         Ok(Page { events, next })
     }
 
@@ -401,6 +398,16 @@ impl Reader {
             None => Ok(self.tail(through, &Filter::All, 0)?.into_iter().find(|event| event.id == id)),
         }
     }
+}
+
+/// Whether an index that nobody keeps for us is of this log, and not ahead of it: a log that lost its end has one that is.
+fn describes(index: &Connection, events: &Connection) -> bool {
+    let Ok(through) = index::through(index) else { return false };
+    let hash =
+        events.query_row("SELECT hash FROM events WHERE position = ?1", [through.position as i64], |row| {
+            row.get::<_, [u8; 32]>(0)
+        });
+    through.position == 0 || hash.is_ok_and(|hash| hash == through.hash.0)
 }
 
 /// A stream's positions rise with its revisions, which are its key: the place to start is found by halving.

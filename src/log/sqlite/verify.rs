@@ -186,7 +186,7 @@ impl Run<'_> {
             *next = position + 1;
             self.report.events += 1;
             match decode::event(row, self.log, texts) {
-                Ok(event) => self.event(&event, row.get(6)?),
+                Ok(event) => self.event(&event, row.get(7)?),
                 Err(ReadError::Damaged { place, what }) => self.fault(place, what),
                 Err(ReadError::Unavailable(what)) => self.fault(decode::place(self.log, position), what),
             }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -23,11 +23,11 @@ use crate::{
     AppendError, Appended, Direction, Expected, Head, ReadError, RedactError, StreamHead, redaction,
 };
 
-use super::Shared;
 use super::heads::KnownHead;
 use super::mark::Mark;
 use super::reader::Reader;
 use super::schema::beside;
+use super::{Shared, decode};
 
 /// A group takes no more than this, so that its first append does not wait for its last too long.
 const GROUP_APPENDS: usize = 1024;
@@ -84,14 +84,17 @@ struct Staged {
 
 impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let mut probed = Instant::now();
         loop {
             let job = if self.shared.refused.lock().is_some() {
+                if probed.elapsed() > PROBE {
+                    self.probe();
+                    probed = Instant::now();
+                    continue;
+                }
                 match jobs.recv_timeout(PROBE) {
                     Ok(job) => job,
-                    Err(RecvTimeoutError::Timeout) => {
-                        self.probe();
-                        continue;
-                    }
+                    Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
             } else {
@@ -266,16 +269,19 @@ impl Writer {
         let fill = || -> rusqlite::Result<()> {
             connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
             let mut insert = connection.prepare_cached(
-                "INSERT INTO events (position, recorded_at, leaf, hash, salt, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO events (position, recorded_at, leaf, hash, salt, data, seal)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             for Unplaced { event, leaf } in &staged.events {
+                let recorded_at = event.recorded_at.timestamp_micros();
                 insert.execute((
                     event.position as i64,
-                    event.recorded_at.timestamp_micros(),
+                    recorded_at,
                     leaf,
                     &event.hash.0[..],
                     event.salt.as_ref().map(|salt| &salt[..]),
                     event.data.as_deref(),
+                    decode::seal(event.position, recorded_at, &event.hash),
                 ))?;
             }
             more(connection)
@@ -300,7 +306,7 @@ impl Writer {
             }
         }
         drop(heads);
-        self.unsettled += staged.events.iter().map(|u| u.leaf.len() + 512).sum::<usize>();
+        self.unsettled += staged.events.iter().map(Unplaced::bytes).sum::<usize>();
         self.pending = staged.events.into_iter().map(|unplaced| Arc::new(unplaced.event)).collect();
         Ok(())
     }
@@ -465,11 +471,11 @@ impl Writer {
         match reset {
             Ok(0) => self.littered = false,
             Ok(_) => tracing::debug!("a reader keeps the write-ahead log from starting over"),
-            Err(error) => tracing::warn!(%error, "cannot move the write-ahead log into the database"),
+            Err(error) => tracing::debug!(%error, "cannot move the write-ahead log into the database"),
         }
     }
 
-    /// Looks whether there is room again, without touching the log.
+    /// Looks whether there is room again, without appending anything.
     fn probe(&mut self) {
         let path: PathBuf = beside(&self.shared.path, ".probe");
         let written = std::fs::File::create(&path).and_then(|mut file| {
@@ -481,6 +487,9 @@ impl Writer {
         if written.is_ok() {
             tracing::info!(path = %self.shared.path.display(), "the log can be written again");
             self.shared.refuse(None);
+        } else {
+            // Room may be in the WAL: what of it can be copied need not be kept.
+            self.reset_wal("TRUNCATE");
         }
     }
 

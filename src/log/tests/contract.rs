@@ -1,5 +1,7 @@
 //! The contract over the engines of this crate.
 
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
 mod memory {
     use std::sync::Arc;
 

@@ -189,7 +189,12 @@ fn check_flags(config: &ProjectConfig, report: &mut Report) {
             report.error(&path, "bad_flag_name", format!("`{flag}` cannot stand in a template"));
         }
         if let Some((_, query)) = preset.iter().find(|(name, _)| name == flag) {
-            report.error(&path, "duplicate_name", format!("the query `{query}` sets this flag too"));
+            let message = if EVALUATION_FLAGS.contains(&flag.as_str()) {
+                format!("the query `{query}` sets this flag by its name, and not from here")
+            } else {
+                format!("the query `{query}` sets this flag by its name; what is said here goes before")
+            };
+            report.warn(&path, "preset_flag", message);
         }
         if metadata.field_map.contains_key(flag) {
             report.error(&path, "duplicate_name", format!("there is a field `{flag}` too"));

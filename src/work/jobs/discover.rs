@@ -14,11 +14,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Claimed;
-use crate::archives::tap::TapClient;
 use crate::handle::HandleError;
 use crate::project::ProjectConfig;
 use crate::project::discover::{AdapterMap, Outcome as Found, TapQuery, discover};
-use crate::work::probes::tap_dependency;
+use crate::work::probes::{down, tap_dependency};
 use crate::work::{JobError, Shop};
 
 /// Sources of one batch that are looked up at once; the archives are paced per service as well.
@@ -84,14 +83,14 @@ async fn active_config(shop: &Shop, project: &str) -> Result<(Uuid, u64, Arc<Pro
 
 /// The archives that are not known to be away.
 fn adapters(shop: &Shop, config: &ProjectConfig) -> Result<AdapterMap, JobError> {
-    let away = shop.models.gauges().dependencies_down();
+    let away = down(shop);
     let mut adapters: AdapterMap = BTreeMap::new();
     for (name, address) in config.endpoints() {
         if away.contains(&tap_dependency(&name)) {
             continue;
         }
-        let base = address.parse().map_err(|error| JobError::Fail(format!("adapter {name}: {address}: {error}")))?;
-        let client: Arc<dyn TapQuery> = Arc::new(TapClient::new(shop.http.clone(), base, config.tap_limits()));
+        let client = shop.archive(&address, config.tap_limits());
+        let client: Arc<dyn TapQuery> = Arc::new(client.map_err(|e| JobError::Fail(format!("adapter {name}: {e}")))?);
         adapters.insert(name, client);
     }
     Ok(adapters)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use beampipe_domain::execution::{
-    Artifact, Axes, Command, Created, ErrorDrop, Execution, Observation, Submission, Terminal,
+    Artifact, Axes, Command, ErrorDrop, Execution, Observation, Submission, Terminal,
 };
 use beampipe_domain::profile::Deployment;
 use beampipe_log::Filter;
@@ -50,7 +50,6 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
             _ => "dim",
         },
         max_rounds: automation.execution_rest_remote_poll_max_rounds,
-        created,
         backend,
         pace,
         round: 0,
@@ -67,7 +66,6 @@ struct Watch<'a> {
     job: &'a Claimed,
     execution: Uuid,
     key: String,
-    created: Created,
     backend: Arc<dyn Backend>,
     source: &'static str,
     pace: Duration,

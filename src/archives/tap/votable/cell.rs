@@ -231,6 +231,8 @@ impl Field {
                     char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
                 Ok(self.strings(&text))
             }
+            // The first bit says it; some writers (astropy) set another one, and padding is zero.
+            Kind::Bit if self.shape == Shape::One => Ok(Value::Bool(bytes[0] != 0)),
             Kind::Bit => {
                 let bit = |index: usize| Value::Bool(bytes[index / 8] & (0x80 >> (index % 8)) != 0);
                 self.arrange((0..count).map(bit).collect())

@@ -1,0 +1,580 @@
+//! The read model behind executions: follows `execution-*`, reads nothing but its own rows.
+//!
+//! One row an execution as it is now, one an attempt that was announced to a backend (`sessions`, whose `terminal` is
+//! written once), one an artifact. What an execution looked like at some time is not here: its events say it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use beampipe_domain::execution::{Artifact as Made, Created, Event as E, Receipt, Terminal};
+use beampipe_domain::{Event, profile};
+use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql};
+use uuid::Uuid;
+
+use crate::counts::Counts;
+use crate::projection::Projection;
+use crate::sql::{blob, blob_of, json, micros, micros_of, stream_id};
+use crate::{Envelope, ExecutionGauges, Gauges};
+
+mod read;
+mod words;
+pub use read::*;
+pub use words::{LIVE_STATUSES, STATUSES, SUBMISSION_STATES};
+use words::{daliuge_end, outcome, scheduler_state};
+
+pub(crate) struct Projected;
+
+impl Projection for Projected {
+    const NAME: &'static str = "executions";
+    const VERSION: u32 = 1;
+    const SCHEMA: &'static str = include_str!("../migrations/views/executions.sql");
+    type Gauges = ExecutionGauges;
+
+    fn wants(event: &Event) -> bool {
+        matches!(event, Event::Execution(_))
+    }
+
+    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+        let Event::Execution(event) = &envelope.event else { return Ok(()) };
+        let id = stream_id(&envelope.recorded.stream);
+        let mut fold = Fold { db, counts, envelope, id, now: micros(envelope.recorded.occurred_at) };
+        if let E::Created(created) = event {
+            return fold.create(created);
+        }
+        // An execution whose beginning is not in the log has no row to change.
+        let Some(before) = fold.facets()? else { return Ok(()) };
+        fold.change(&before, event)
+    }
+
+    fn gauges(db: &Connection, counts: &Counts) -> Result<ExecutionGauges> {
+        let mut by_status: BTreeMap<String, u64> = STATUSES.iter().map(|s| ((*s).to_owned(), 0)).collect();
+        for (_, status, n) in counts.of("status") {
+            *by_status.entry(status.to_owned()).or_default() += n;
+        }
+        let mut oldest = db.prepare_cached(
+            "SELECT created_at FROM executions WHERE status = ?1 ORDER BY created_position LIMIT 1",
+        )?;
+        let mut oldest_active_created_at = BTreeMap::new();
+        for status in LIVE_STATUSES {
+            let at = match by_status.get(*status) {
+                Some(0) | None => None,
+                Some(_) => oldest.query_row([status], |row| crate::sql::column(row, 0)).optional()?,
+            };
+            oldest_active_created_at.insert((*status).to_owned(), at);
+        }
+        let by_external_state = counts.by_both("state");
+        let uncertain = ("submission".to_owned(), "uncertain".to_owned());
+        Ok(ExecutionGauges {
+            by_status,
+            by_project_status: counts.by_both("status"),
+            entered: counts.by_both("entered"),
+            oldest_active_created_at,
+            in_flight_by_scheduler: counts.by_first("in_flight_scheduler"),
+            in_flight_by_project: counts.by_first("in_flight_project"),
+            in_flight_by_profile: counts.by_first("in_flight_profile"),
+            in_flight: counts.total("in_flight_scheduler"),
+            retries: counts.by_first("retries"),
+            admitted: counts.by_first("admitted"),
+            terminal: counts.by_both("terminal"),
+            reconciliation_risk: by_external_state.get(&uncertain).copied().unwrap_or(0),
+            by_external_state,
+        })
+    }
+
+    fn publish(gauges: &mut Gauges, part: Arc<ExecutionGauges>) {
+        gauges.executions = part;
+    }
+}
+
+/// What of a row is counted.
+struct Facets {
+    row: i64,
+    project: String,
+    attempt: u32,
+    scheduler: String,
+    profile: Uuid,
+    status: String,
+    submission: String,
+    scheduler_state: String,
+    daliuge: String,
+    output: String,
+    live: bool,
+}
+
+macro_rules! facets {
+    () => {
+        "created_position, project_module, attempt, scheduler_name, profile_id, status, submission_state, \
+         scheduler_state, daliuge_state, output_state, completed_at IS NULL"
+    };
+}
+
+/// Changes one row: `?1` is its key, `?2` to `?6` are the envelope's, the arm's own values start at `?7`.
+macro_rules! update {
+    ($set:literal) => {
+        concat!(
+            "UPDATE executions SET ",
+            $set,
+            ", last_position = ?2, last_revision = ?3, last_event_id = ?4, last_event_type = ?5, last_event_at = ?6 \
+             WHERE created_position = ?1 RETURNING ",
+            facets!()
+        )
+    };
+}
+
+impl Facets {
+    fn read(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            row: row.get(0)?,
+            project: row.get(1)?,
+            attempt: row.get(2)?,
+            scheduler: row.get(3)?,
+            profile: crate::sql::column(row, 4)?,
+            status: row.get(5)?,
+            submission: row.get(6)?,
+            scheduler_state: row.get(7)?,
+            daliuge: row.get(8)?,
+            output: row.get(9)?,
+            live: row.get(10)?,
+        })
+    }
+}
+
+struct Fold<'a> {
+    db: &'a Connection,
+    counts: &'a mut Counts,
+    envelope: &'a Envelope,
+    id: Uuid,
+    now: i64,
+}
+
+impl Fold<'_> {
+    fn facets(&self) -> Result<Option<Facets>> {
+        let sql = concat!("SELECT ", facets!(), " FROM executions WHERE id = ?1");
+        self.db.prepare_cached(sql)?.query_row([blob(&self.id)], Facets::read).optional()
+    }
+
+    fn create(&mut self, e: &Created) -> Result<()> {
+        let recorded = &self.envelope.recorded;
+        let project = match e.project_module.as_str() {
+            // A redacted creation still belongs to its project.
+            "" => recorded.tag("project:").unwrap_or_default(),
+            project => project,
+        };
+        let after = self
+            .db
+            .prepare_cached(concat!(
+                "INSERT INTO executions (created_position, id, project_module, archive_name, sources, status, \
+                 control_phase, submission_state, scheduler_name, scheduler_state, daliuge_state, output_state, attempt, \
+                 cancel_requested, discovery_signature, created_at, automatic, created_by_id, profile_id, \
+                 profile_revision, profile_sha256, project_config_id, project_config_version, project_spec_sha256, \
+                 admission_pending_at, correlation_id, last_position, last_revision, last_event_id, last_event_type, \
+                 last_event_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'pending', 'admission_pending', 'not_started', ?6, 'not_submitted', \
+                 'not_created', 'not_started', 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?8, ?17, ?1, ?18, \
+                 ?19, ?20, ?8) RETURNING ",
+                facets!()
+            ))?
+            .query_row(
+                rusqlite::params![
+                    recorded.position,
+                    blob(&self.id),
+                    project,
+                    e.archive_name,
+                    json(&e.sources),
+                    e.profile.spec.deployment.scheduler_name(),
+                    e.discovery_signature,
+                    self.now,
+                    e.automatic,
+                    blob_of(e.created_by_id.as_ref()),
+                    blob(&e.profile.profile_id),
+                    e.profile.revision,
+                    e.profile.spec_sha256,
+                    blob(&e.project_config_id),
+                    e.project_config_version,
+                    e.project_spec_sha256,
+                    blob(&recorded.correlation_id),
+                    recorded.revision,
+                    blob(&recorded.id),
+                    recorded.event_type,
+                ],
+                Facets::read,
+            )?;
+        self.pin(&e.profile.profile_id, e.profile.revision, &e.profile.spec_sha256, &e.profile.spec)?;
+        let mut of_source = self.db.prepare_cached(
+            "INSERT INTO execution_sources (source, created_position) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+        )?;
+        for source in &e.sources {
+            of_source.execute((blob(&source.source_id), recorded.position))?;
+        }
+        if e.automatic {
+            self.counts.add("admitted", project, "", 1);
+        }
+        self.count(None, &after);
+        Ok(())
+    }
+
+    fn pin(&self, id: &Uuid, revision: u64, sha256: &str, spec: &profile::Spec) -> Result<()> {
+        let key = (blob(id), revision, sha256);
+        let known = "SELECT 1 FROM pinned_profiles WHERE profile_id = ?1 AND profile_revision = ?2 AND profile_sha256 = ?3";
+        if self.db.prepare_cached(known)?.exists(key)? {
+            return Ok(());
+        }
+        let sql = "INSERT INTO pinned_profiles (profile_id, profile_revision, profile_sha256, profile_spec) \
+                   VALUES (?1, ?2, ?3, ?4)";
+        self.db.prepare_cached(sql)?.execute((key.0, key.1, key.2, json(spec)))?;
+        Ok(())
+    }
+
+    /// Runs an [`update!`] and counts what moved.
+    fn update(&mut self, before: &Facets, sql: &'static str, own: &[&dyn ToSql]) -> Result<()> {
+        let recorded = &self.envelope.recorded;
+        let mut statement = self.db.prepare_cached(sql)?;
+        statement.raw_bind_parameter(1, before.row)?;
+        statement.raw_bind_parameter(2, recorded.position)?;
+        statement.raw_bind_parameter(3, recorded.revision)?;
+        statement.raw_bind_parameter(4, blob(&recorded.id))?;
+        statement.raw_bind_parameter(5, &*recorded.event_type)?;
+        statement.raw_bind_parameter(6, self.now)?;
+        for (index, value) in own.iter().enumerate() {
+            statement.raw_bind_parameter(7 + index, value)?;
+        }
+        let after = statement.raw_query().next()?.map(Facets::read).transpose()?;
+        if let Some(after) = after {
+            self.count(Some(before), &after);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, before: Option<&Facets>, after: &Facets) {
+        let counts = &mut *self.counts;
+        let project = after.project.as_str();
+        if before.is_none_or(|before| before.status != after.status) {
+            counts.move_one("status", before.map(|b| (project, &*b.status)), Some((project, &*after.status)));
+            counts.add("entered", project, &after.status, 1);
+        }
+        type State = fn(&Facets) -> &str;
+        let axes: [(&str, State); 4] = [
+            ("submission", |f| &f.submission),
+            ("scheduler", |f| &f.scheduler_state),
+            ("daliuge", |f| &f.daliuge),
+            ("output", |f| &f.output),
+        ];
+        for (axis, state) in axes {
+            counts.move_one("state", before.map(|b| (axis, state(b))), Some((axis, state(after))));
+        }
+        let by = i64::from(after.live) - i64::from(before.is_some_and(|before| before.live));
+        if by != 0 {
+            counts.add("in_flight_project", project, "", by);
+            counts.add("in_flight_scheduler", &after.scheduler, "", by);
+            counts.add("in_flight_profile", &after.profile.to_string(), "", by);
+        }
+        if by < 0 {
+            counts.add("terminal", project, &after.status, 1);
+        }
+    }
+
+    fn artifacts<'m>(
+        &self,
+        attempt: u32,
+        phase: &str,
+        made: impl IntoIterator<Item = &'m Made>,
+    ) -> Result<()> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO artifacts (execution, kind, sha256, size_bytes, media_type, producer_phase, attempt, position, \
+             created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+        )?;
+        let position = self.envelope.recorded.position;
+        for Made { kind, sha256, size_bytes, media_type } in made {
+            let id = blob(&self.id);
+            statement
+                .execute((id, kind, sha256, size_bytes, media_type, phase, attempt, position, self.now))?;
+        }
+        Ok(())
+    }
+
+    /// Changes the session of the present attempt; the arm's own values start at `?3`.
+    fn session(&self, attempt: u32, sql: &'static str, own: &[&dyn ToSql]) -> Result<()> {
+        let mut statement = self.db.prepare_cached(sql)?;
+        statement.raw_bind_parameter(1, blob(&self.id))?;
+        statement.raw_bind_parameter(2, attempt)?;
+        for (index, value) in own.iter().enumerate() {
+            statement.raw_bind_parameter(3 + index, value)?;
+        }
+        statement.raw_execute()?;
+        Ok(())
+    }
+
+    /// The last look at a session: written once.
+    fn end_session(&self, attempt: u32, terminal: Option<&Terminal>) -> Result<()> {
+        let Some(terminal) = terminal else { return Ok(()) };
+        self.session(
+            attempt,
+            "UPDATE sessions SET terminal = ?3 WHERE execution = ?1 AND attempt = ?2 AND terminal IS NULL",
+            &[&json(terminal)],
+        )?;
+        self.artifacts(attempt, "terminal", &terminal.artifacts)
+    }
+
+    fn change(&mut self, before: &Facets, event: &E) -> Result<()> {
+        let attempt = before.attempt;
+        match event {
+            // Handled by the caller: it has no row before it.
+            E::Created(_) => Ok(()),
+            E::ExecuteStarted(e) => self.update(
+                before,
+                update!(
+                    "status = 'running', control_phase = 'admitted', admitted_at = ?6, started_at = ?6, \
+                     submission_state = 'preparing', job_id = ?7, do_stage = ?8, do_submit = ?9"
+                ),
+                &[&blob(&e.job_id), &e.do_stage, &e.do_submit],
+            ),
+            E::Running(e) => {
+                self.update(before, update!("status = 'running', execution_phase = ?7"), &[&e.phase])
+            }
+            E::ManifestBuilt(e) => {
+                self.artifacts(attempt, "manifest_generated", [&e.artifact])?;
+                self.update(
+                    before,
+                    update!(
+                        "control_phase = 'manifest_generated', manifest_generated_at = ?6, manifest_sha256 = ?7, \
+                         dataset_count = ?8"
+                    ),
+                    &[&e.manifest_sha256, &e.dataset_count],
+                )
+            }
+            E::GraphPrepared(e) => {
+                self.artifacts(attempt, "graph_patched", &e.artifacts)?;
+                self.update(
+                    before,
+                    update!(
+                        "control_phase = 'graph_patched', graph_patched_at = ?6, source_graph_sha256 = ?7, \
+                         patched_graph_sha256 = ?8"
+                    ),
+                    &[&e.source_graph_sha256, &e.patched_graph_sha256],
+                )
+            }
+            E::Translated(e) => {
+                self.artifacts(attempt, "translated", [&e.artifact])?;
+                self.update(
+                    before,
+                    update!(
+                        "control_phase = 'translated', translated_at = ?6, physical_graph_sha256 = ?7"
+                    ),
+                    &[&e.physical_graph_sha256],
+                )
+            }
+            E::SubmissionStarted(e) => {
+                let deadline = micros_of(e.deadline_at);
+                self.session(
+                    attempt,
+                    "INSERT OR REPLACE INTO sessions (execution, attempt, session_id, backend, started_at, deadline_at, \
+                     dim_rest_base, dim_session_status_url, dim_graph_status_url) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    &[
+                        &blob(&e.session_id),
+                        &e.backend,
+                        &self.now,
+                        &deadline,
+                        &e.dim_rest_base,
+                        &e.dim_session_status_url,
+                        &e.dim_graph_status_url,
+                    ],
+                )?;
+                self.update(
+                    before,
+                    update!(
+                        "execution_phase = 'submit', control_phase = 'submission_pending', submission_pending_at = ?6, \
+                         submission_state = 'in_flight', submission_deadline_at = ?7, daliuge_session_id = ?8, \
+                         dim_session_status_url = ?9, dim_graph_status_url = ?10"
+                    ),
+                    &[&deadline, &blob(&e.session_id), &e.dim_session_status_url, &e.dim_graph_status_url],
+                )
+            }
+            E::SubmissionRecorded(e) => {
+                self.session(
+                    attempt,
+                    "UPDATE sessions SET recorded_at = ?3, receipt = ?4, settled_by = ?5 \
+                     WHERE execution = ?1 AND attempt = ?2",
+                    &[&self.now, &json(&e.receipt), &e.settled_by],
+                )?;
+                let (job, dir, node, user) = match &e.receipt {
+                    Receipt::Slurm { slurm_job_id, session_dir, login_node, remote_user, .. } => {
+                        (Some(slurm_job_id), Some(session_dir), Some(login_node), Some(remote_user))
+                    }
+                    Receipt::Dim { .. } | Receipt::Simulated { .. } | Receipt::Redacted => {
+                        (None, None, None, None)
+                    }
+                };
+                self.update(
+                    before,
+                    update!(
+                        "control_phase = 'submitted', submitted_at = ?6, submission_state = 'submitted', \
+                         scheduler_state = 'pending', daliuge_state = ?7, scheduler_job_id = ?8, slurm_session_dir = ?9, \
+                         slurm_login_node = ?10, slurm_remote_user = ?11, \
+                         last_reconciled_at = iif(?12 IS NULL, last_reconciled_at, ?6)"
+                    ),
+                    &[
+                        &if job.is_some() { "not_created" } else { "deploying" },
+                        &job,
+                        &dir,
+                        &node,
+                        &user,
+                        &e.settled_by,
+                    ],
+                )
+            }
+            E::SubmissionRefused(e) => {
+                self.session(
+                    attempt,
+                    "UPDATE sessions SET refused_error = ?3, refused_evidence = ?4 WHERE execution = ?1 AND attempt = ?2",
+                    &[&e.error, &e.evidence],
+                )?;
+                let set = update!("submission_state = 'failed', last_error = ?7");
+                self.update(before, set, &[&e.error])
+            }
+            E::SubmissionUncertain(e) => {
+                self.session(
+                    attempt,
+                    "UPDATE sessions SET uncertain_at = ?3, uncertain_step = ?4, uncertain_reason = ?5 \
+                     WHERE execution = ?1 AND attempt = ?2",
+                    &[&self.now, &e.step, &e.reason],
+                )?;
+                self.update(before, update!("submission_state = 'uncertain'"), &[])
+            }
+            E::SubmissionAbandoned(e) => {
+                self.session(
+                    attempt,
+                    "UPDATE sessions SET abandoned_at = ?3, abandoned_reason = ?4 WHERE execution = ?1 AND attempt = ?2",
+                    &[&self.now, &e.reason],
+                )?;
+                let set = update!("submission_state = 'failed', submission_abandoned_at = ?6");
+                self.update(before, set, &[])
+            }
+            E::AwaitingScheduler(e) => self.update(
+                before,
+                update!(
+                    "status = 'awaiting_scheduler', control_phase = 'monitoring', \
+                     monitoring_at = coalesce(monitoring_at, ?6), scheduler_state = 'pending', scheduler_reason = ?7"
+                ),
+                &[&e.reason],
+            ),
+            E::Observed(e) => {
+                self.session(
+                    attempt,
+                    "UPDATE sessions SET last_observation = ?3 WHERE execution = ?1 AND attempt = ?2",
+                    &[&json(e)],
+                )?;
+                let axes = &e.axes;
+                let scheduler = axes
+                    .scheduler_state
+                    .as_deref()
+                    .or_else(|| axes.daliuge_state.as_deref().map(scheduler_state));
+                let status = if axes.awaiting_scheduler { "awaiting_scheduler" } else { "running" };
+                self.update(
+                    before,
+                    update!(
+                        "status = ?7, control_phase = 'monitoring', monitoring_at = coalesce(monitoring_at, ?6), \
+                         scheduler_state = coalesce(?8, scheduler_state), daliuge_state = coalesce(?9, daliuge_state), \
+                         output_state = coalesce(?10, output_state), scheduler_raw_state = ?11, scheduler_reason = ?12, \
+                         last_reconciled_at = ?13"
+                    ),
+                    &[
+                        &status,
+                        &scheduler,
+                        &axes.daliuge_state,
+                        &axes.output_state,
+                        &e.observation.raw_state,
+                        &e.observation.reason,
+                        &micros(e.observation.observed_at),
+                    ],
+                )
+            }
+            E::OutputsVerified(_) => self.update(
+                before,
+                update!(
+                    "control_phase = 'output_verification', output_verification_at = ?6, output_state = 'verified'"
+                ),
+                &[],
+            ),
+            E::Completed(e) => {
+                self.end_session(attempt, Some(&e.terminal))?;
+                self.update(
+                    before,
+                    update!(
+                        "status = 'completed', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
+                         completed_at = ?6, terminal_outcome = 'succeeded', scheduler_state = 'succeeded', \
+                         daliuge_state = ?7, last_reconciled_at = ?8, last_error = NULL"
+                    ),
+                    &[&daliuge_end(&e.terminal, "finished"), &micros(e.terminal.observed_at)],
+                )
+            }
+            E::Failed(e) => {
+                self.end_session(attempt, e.terminal.as_ref())?;
+                self.update(
+                    before,
+                    update!(
+                        "status = 'failed', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
+                         completed_at = ?6, terminal_outcome = ?7, failure_class = ?8, last_error = ?9, \
+                         scheduler_state = iif(?10 IS NULL, scheduler_state, 'failed'), \
+                         daliuge_state = coalesce(?10, daliuge_state), \
+                         last_reconciled_at = coalesce(?11, last_reconciled_at)"
+                    ),
+                    &[
+                        &outcome(&e.failure_class),
+                        &e.failure_class,
+                        &e.error,
+                        &e.terminal.as_ref().map(|terminal| daliuge_end(terminal, "failed")),
+                        &e.terminal.as_ref().map(|terminal| micros(terminal.observed_at)),
+                    ],
+                )
+            }
+            E::NotSubmitted(_) => self.update(
+                before,
+                update!(
+                    "status = 'not_submitted', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
+                     completed_at = ?6, terminal_outcome = 'not_submitted', submission_state = 'not_started'"
+                ),
+                &[],
+            ),
+            E::CancelRequested(_) => self.update(before, update!("cancel_requested = 1"), &[]),
+            E::Cancelled(e) => {
+                self.end_session(attempt, e.terminal.as_ref())?;
+                self.update(
+                    before,
+                    update!(
+                        "status = 'cancelled', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
+                         completed_at = ?6, terminal_outcome = 'cancelled', failure_class = 'cancelled', \
+                         scheduler_state = iif(scheduler_state = 'not_submitted', scheduler_state, 'cancelled'), \
+                         daliuge_state = coalesce(?7, daliuge_state), \
+                         last_reconciled_at = coalesce(?8, last_reconciled_at)"
+                    ),
+                    &[
+                        &e.terminal.as_ref().map(|terminal| daliuge_end(terminal, "cancelled")),
+                        &e.terminal.as_ref().map(|terminal| micros(terminal.observed_at)),
+                    ],
+                )
+            }
+            E::RetryRequested(e) => {
+                self.counts.add("retries", &before.project, "", 1);
+                self.update(
+                    before,
+                    update!(
+                        "status = 'retrying', attempt = max(attempt + 1, ?7), execution_phase = NULL, \
+                         control_phase = 'admission_pending', submission_state = 'not_started', \
+                         submission_deadline_at = NULL, submission_abandoned_at = NULL, scheduler_job_id = NULL, \
+                         scheduler_state = 'not_submitted', scheduler_raw_state = NULL, scheduler_reason = NULL, \
+                         daliuge_session_id = NULL, daliuge_state = 'not_created', output_state = 'not_started', \
+                         terminal_outcome = NULL, failure_class = NULL, cancel_requested = 0, manifest_sha256 = NULL, \
+                         dataset_count = NULL, source_graph_sha256 = NULL, patched_graph_sha256 = NULL, \
+                         physical_graph_sha256 = NULL, started_at = NULL, completed_at = NULL, job_id = NULL, \
+                         do_stage = NULL, do_submit = NULL, admission_pending_at = ?6, admitted_at = NULL, \
+                         manifest_generated_at = NULL, graph_patched_at = NULL, translated_at = NULL, \
+                         submission_pending_at = NULL, submitted_at = NULL, monitoring_at = NULL, \
+                         output_verification_at = NULL, terminal_at = NULL"
+                    ),
+                    &[&e.attempt],
+                )
+            }
+        }
+    }
+}

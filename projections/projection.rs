@@ -1,0 +1,68 @@
+//! What a projection is, and the list of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use beampipe_domain::Event;
+use rusqlite::{Connection, Result};
+
+use crate::counts::Counts;
+use crate::file::{File, Fold};
+use crate::{Envelope, Gauges, accounts, dependencies, executions, jobs, projects, sources, workers};
+
+/// The code that follows the log and keeps the rows of one read model: a pure function of events.
+///
+/// The runner owns the transaction, the checkpoint and the counts, so that none can be forgotten.
+pub(crate) trait Projection: Send + 'static {
+    const NAME: &'static str;
+    /// Raise it when `apply` or the schema changes meaning: the runner rebuilds beside and switches.
+    const VERSION: u32;
+    const SCHEMA: &'static str;
+    /// The numbers it shows.
+    type Gauges: Send + Sync;
+
+    /// Whether `apply` does anything with it.
+    fn wants(event: &Event) -> bool;
+
+    /// Folds one event into the rows and counts.
+    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()>;
+
+    /// The numbers as they are now, from counts and indexed queries.
+    fn gauges(db: &Connection, counts: &Counts) -> Result<Self::Gauges>;
+
+    /// Puts its part into the whole.
+    fn publish(gauges: &mut Gauges, part: Arc<Self::Gauges>);
+}
+
+/// A read model, without its type.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    pub name: &'static str,
+    pub version: u32,
+    pub schema: &'static str,
+    pub open: fn(&Path) -> Result<Box<dyn Fold>>,
+}
+
+fn open<P: Projection>(path: &Path) -> Result<Box<dyn Fold>> {
+    Ok(Box::new(File::<P>::open(path)?))
+}
+
+const fn kind<P: Projection>() -> Kind {
+    Kind { name: P::NAME, version: P::VERSION, schema: P::SCHEMA, open: open::<P> }
+}
+
+/// Every read model. The order is that of the handles in [`crate::Models`].
+pub(crate) const ALL: [Kind; 7] = [
+    kind::<executions::Projected>(),
+    kind::<sources::Projected>(),
+    kind::<jobs::Projected>(),
+    kind::<workers::Projected>(),
+    kind::<dependencies::Projected>(),
+    kind::<projects::Projected>(),
+    kind::<accounts::Projected>(),
+];
+
+/// The names of the read models.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|kind| kind.name)
+}

@@ -1,0 +1,165 @@
+//! The read model behind projects, their configurations and deployment profiles: follows `project-*` and `profile-*`, reads
+//! nothing but its own rows.
+//!
+//! The project named `*` stands for all; it has a row once all admission was paused.
+
+use std::sync::Arc;
+
+use beampipe_domain::Event;
+use beampipe_domain::profile::{Event as F, Spec};
+use beampipe_domain::project::{ALL, Event as P};
+use rusqlite::{Connection, Result, params};
+
+use crate::counts::Counts;
+use crate::projection::Projection;
+use crate::sql::{blob, blob_of, json, micros, stream_id, stream_rest};
+use crate::{Envelope, Gauges, ProjectGauges};
+
+mod read;
+pub use read::*;
+
+pub(crate) struct Projected;
+
+impl Projection for Projected {
+    const NAME: &'static str = "projects";
+    const VERSION: u32 = 1;
+    const SCHEMA: &'static str = include_str!("../migrations/views/projects.sql");
+    type Gauges = ProjectGauges;
+
+    fn wants(event: &Event) -> bool {
+        matches!(event, Event::Project(_) | Event::Profile(_))
+    }
+
+    fn apply(db: &Connection, _counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+        match &envelope.event {
+            Event::Project(event) => project(db, envelope, event),
+            Event::Profile(event) => profile(db, envelope, event),
+            _ => Ok(()),
+        }
+    }
+
+    fn gauges(db: &Connection, _counts: &Counts) -> Result<ProjectGauges> {
+        let mut gauges = ProjectGauges::default();
+        // As many rows as there are surveys: a handful.
+        let mut statement = db.prepare_cached(
+            "SELECT project_module, paused_reason IS NOT NULL, active_version IS NOT NULL FROM projects",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (project, paused, known): (String, bool, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if project == ALL {
+                gauges.all_paused = paused;
+            } else if known {
+                gauges.paused.insert(project, paused);
+            }
+        }
+        let mut profiles = db.prepare_cached("SELECT count(*) FROM profiles WHERE removed = 0")?;
+        gauges.profiles = profiles.query_row([], |row| row.get(0))?;
+        Ok(gauges)
+    }
+
+    fn publish(gauges: &mut Gauges, part: Arc<ProjectGauges>) {
+        gauges.projects = part;
+    }
+}
+
+fn project(db: &Connection, envelope: &Envelope, event: &P) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let (name, now) = (stream_rest(&recorded.stream), micros(recorded.occurred_at));
+    // The first event of a project makes its row.
+    db.prepare_cached(
+        "INSERT INTO projects (project_module, created_at, revision, last_event_at) VALUES (?1, ?2, ?3, ?2) \
+         ON CONFLICT (project_module) DO UPDATE SET revision = ?3, last_event_at = ?2",
+    )?
+    .execute((name, now, recorded.revision))?;
+    match event {
+        P::ConfigUploaded(e) => db
+            .prepare_cached(
+                "INSERT OR REPLACE INTO configs (project_module, version, id, spec_sha256, spec, uploaded_at, \
+                 uploaded_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![
+                name,
+                e.version,
+                blob(&e.config_id),
+                e.spec_sha256,
+                json(&e.spec),
+                now,
+                recorded.actor,
+            ])?,
+        P::ConfigActivated(e) => db
+            .prepare_cached("UPDATE projects SET active_version = ?2 WHERE project_module = ?1")?
+            .execute((name, e.version))?,
+        P::DefaultProfileSet(e) => db
+            .prepare_cached(
+                "UPDATE projects SET default_profile_id = ?2, default_profile_name = ?3 WHERE project_module = ?1",
+            )?
+            .execute((name, blob_of(e.profile_id.as_ref()), &e.profile_name))?,
+        P::Paused(e) => db
+            .prepare_cached("UPDATE projects SET paused_reason = ?2, paused_at = ?3 WHERE project_module = ?1")?
+            .execute((name, &e.reason, now))?,
+        P::Resumed(_) => db
+            .prepare_cached(
+                "UPDATE projects SET paused_reason = NULL, paused_at = NULL WHERE project_module = ?1",
+            )?
+            .execute([name])?,
+    };
+    Ok(())
+}
+
+fn profile(db: &Connection, envelope: &Envelope, event: &F) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let (id, now) = (stream_id(&recorded.stream), micros(recorded.occurred_at));
+    let key = blob(&id);
+    match event {
+        F::Created(e) => {
+            let Spec { name, project_module, .. } = &e.spec;
+            db.prepare_cached(
+                "INSERT INTO profiles (created_position, id, name, project_module, spec, spec_sha256, profile_revision, \
+                 removed, created_at, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9) \
+                 ON CONFLICT (id) DO UPDATE SET name = ?3, project_module = ?4, spec = ?5, spec_sha256 = ?6, \
+                 profile_revision = ?7, removed = 0, paused_reason = NULL, paused_at = NULL, updated_at = ?8, revision = ?9",
+            )?
+            .execute(params![
+                recorded.position,
+                key,
+                name,
+                project_module,
+                json(&e.spec),
+                e.spec_sha256,
+                e.revision,
+                now,
+                recorded.revision,
+            ])?
+        }
+        F::Updated(e) => db
+            .prepare_cached(
+                "UPDATE profiles SET name = ?2, project_module = ?3, spec = ?4, spec_sha256 = ?5, profile_revision = ?6, \
+                 updated_at = ?7, revision = ?8 WHERE id = ?1",
+            )?
+            .execute(params![
+                key,
+                e.spec.name,
+                e.spec.project_module,
+                json(&e.spec),
+                e.spec_sha256,
+                e.revision,
+                now,
+                recorded.revision,
+            ])?,
+        F::Removed(_) => db
+            .prepare_cached("UPDATE profiles SET removed = 1, updated_at = ?2, revision = ?3 WHERE id = ?1")?
+            .execute((key, now, recorded.revision))?,
+        F::Paused(e) => db
+            .prepare_cached(
+                "UPDATE profiles SET paused_reason = ?2, paused_at = ?3, revision = ?4 WHERE id = ?1",
+            )?
+            .execute((key, &e.reason, now, recorded.revision))?,
+        F::Resumed(_) => db
+            .prepare_cached(
+                "UPDATE profiles SET paused_reason = NULL, paused_at = NULL, revision = ?2 WHERE id = ?1",
+            )?
+            .execute((key, recorded.revision))?,
+    };
+    Ok(())
+}

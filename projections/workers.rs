@@ -1,0 +1,117 @@
+//! The read model behind workers: follows `worker-*`, reads nothing but its own rows.
+//!
+//! Heartbeats are presence; a worker that fell silent is here as it was until somebody writes that it is lost.
+
+use std::sync::Arc;
+
+use beampipe_domain::Event;
+use beampipe_domain::worker::Event as W;
+use rusqlite::{Connection, OptionalExtension, Result};
+
+use crate::counts::Counts;
+use crate::projection::Projection;
+use crate::sql::{json, micros, stream_rest};
+use crate::{Envelope, Gauges, WorkerGauges};
+
+mod read;
+pub use read::*;
+
+pub(crate) struct Projected;
+
+impl Projection for Projected {
+    const NAME: &'static str = "workers";
+    const VERSION: u32 = 1;
+    const SCHEMA: &'static str = include_str!("../migrations/views/workers.sql");
+    type Gauges = WorkerGauges;
+
+    fn wants(event: &Event) -> bool {
+        matches!(event, Event::Worker(_))
+    }
+
+    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+        let Event::Worker(event) = &envelope.event else { return Ok(()) };
+        let recorded = &envelope.recorded;
+        let id = stream_rest(&recorded.stream);
+        let now = micros(recorded.occurred_at);
+        let facets = "SELECT pool, status FROM workers WHERE id = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
+        let before = db.prepare_cached(facets)?.query_row([id], read).optional()?;
+        match event {
+            W::Started(e) => db
+                .prepare_cached(
+                    "INSERT INTO workers (started_position, id, instance_name, host, pool, capabilities, \
+                     concurrency_limit, process_id, version, status, started_at, revision, last_event_at) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'active', ?10, ?11, ?10)",
+                )?
+                .execute(rusqlite::params![
+                    recorded.position,
+                    id,
+                    e.instance_name,
+                    e.host,
+                    e.pool,
+                    json(&e.capabilities),
+                    e.concurrency_limit,
+                    e.process_id,
+                    e.version,
+                    now,
+                    recorded.revision,
+                ])?,
+            W::Drained(e) => db
+                .prepare_cached(
+                    "UPDATE workers SET status = 'draining', draining_at = ?2, reason = ?4, revision = ?3, \
+                     last_event_at = ?2 WHERE id = ?1",
+                )?
+                .execute((id, now, recorded.revision, &e.reason))?,
+            W::Resumed(_) => db
+                .prepare_cached(
+                    "UPDATE workers SET status = 'active', draining_at = NULL, reason = NULL, revision = ?3, \
+                     last_event_at = ?2 WHERE id = ?1",
+                )?
+                .execute((id, now, recorded.revision))?,
+            W::Stopped(_) => db
+                .prepare_cached(
+                    "UPDATE workers SET status = 'stopped', stopped_at = ?2, revision = ?3, last_event_at = ?2 \
+                     WHERE id = ?1",
+                )?
+                .execute((id, now, recorded.revision))?,
+            W::Lost(_) => {
+                counts.add("lost", "", "", 1);
+                db.prepare_cached(
+                    "UPDATE workers SET status = 'stopped', stopped_at = ?2, lost = 1, revision = ?3, \
+                     last_event_at = ?2 WHERE id = ?1",
+                )?
+                .execute((id, now, recorded.revision))?
+            }
+        };
+        let after = db.prepare_cached(facets)?.query_row([id], read).optional()?;
+        counts.move_one(
+            "status",
+            before.as_ref().map(|(pool, status)| (&**pool, &**status)),
+            after.as_ref().map(|(pool, status)| (&**pool, &**status)),
+        );
+        Ok(())
+    }
+
+    fn gauges(_db: &Connection, counts: &Counts) -> Result<WorkerGauges> {
+        let mut by_pool_status = counts.by_both("status");
+        let pools: Vec<String> = by_pool_status.keys().map(|(pool, _)| pool.clone()).collect();
+        for pool in pools {
+            by_pool_status.entry((pool.clone(), "active".to_owned())).or_default();
+            by_pool_status.entry((pool, "draining".to_owned())).or_default();
+        }
+        by_pool_status.retain(|(_, status), _| status != "stopped");
+        let with = |wanted: &str| {
+            by_pool_status.iter().filter(|((_, status), _)| status == wanted).map(|(_, n)| n).sum()
+        };
+        Ok(WorkerGauges {
+            active: with("active"),
+            draining: with("draining"),
+            by_pool_status,
+            lost: counts.total("lost"),
+        })
+    }
+
+    fn publish(gauges: &mut Gauges, part: Arc<WorkerGauges>) {
+        gauges.workers = part;
+    }
+}

@@ -1,0 +1,203 @@
+//! Wires everything: the only file that knows all parts. Starts them in the order in which they need each other and stops
+//! them in the opposite one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use beampipe_log::Log;
+use beampipe_log::sqlite::{SqliteLog, SqliteOptions};
+use beampipe_projections::Models;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, Parts, Readiness, Settings};
+use crate::artifacts::Artifacts;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::handle::Handle;
+use crate::metrics::Metrics;
+use crate::metrics::measured::Measured;
+use crate::work::{self, Shop};
+use crate::codec;
+
+/// Serves until it is told to stop (SIGTERM, SIGINT).
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    private_directory(&config.state_dir)?;
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "sqlite");
+    let log = open_log(&config, &clock, &metrics)?;
+    let models = open_models(&config, log.clone(), &clock).await?;
+    let handle = Handle::new(log.clone(), clock.clone());
+    let artifacts = Artifacts::local(&config.artifacts_dir()).context("the artifact store cannot be opened")?;
+
+    let listener = listen(config.http.listen, "http.listen").await?;
+    let metrics_listener = listen(config.metrics.listen, "metrics.listen").await?;
+    if let Some(first) = api::accounts::bootstrap_admin(&handle).await? {
+        println!("The log is empty: this is the first start. The following is shown once.");
+        println!("  user:     {}", first.username);
+        println!("  password: {}", first.password);
+        println!("  API key:  {}", first.api_key);
+    }
+
+    let (stopping, readiness) = (CancellationToken::new(), Readiness::new());
+    let api = Api::new(Parts {
+        handle: handle.clone(),
+        models: models.clone(),
+        metrics: metrics.clone(),
+        artifacts: Arc::new(artifacts.clone()),
+        settings: api_settings(&config),
+        readiness: readiness.clone(),
+        stopping: stopping.clone(),
+    });
+    let beside = api.start();
+
+    let host = work::worker::host_name();
+    let instance_name = Some(config.work.instance_name.clone()).filter(|name| !name.is_empty()).unwrap_or(host.clone());
+    let worker_id = format!("{host}-{}-{}", std::process::id(), &clock.id().simple().to_string()[20..]);
+    let settings = crate::config::Work { instance_name, ..config.work.clone() };
+    let shop = Shop::new(
+        handle,
+        models.clone(),
+        artifacts,
+        clock,
+        settings,
+        config.dependencies.clone(),
+        metrics,
+        worker_id,
+    )?;
+    let seen = shop.seen.clone();
+    readiness.looks_from(move || {
+        let look = |look: work::probes::Look| api::readiness::Look {
+            up: look.up,
+            checked_at: look.checked_at,
+            latency_ms: look.latency_ms,
+            error: look.error,
+        };
+        seen.all().into_iter().map(|(name, seen)| (name, look(seen))).collect()
+    });
+    let work = Work::start(Arc::new(shop));
+
+    let public = listener.local_addr()?;
+    let serving = tokio::spawn(serve_on(listener, api::router(api.clone()), stopping.clone()));
+    let scraped = tokio::spawn(serve_on(metrics_listener, api::metrics_router(api), stopping.clone()));
+    tracing::info!(address = %public, metrics = %config.metrics.listen, "serving");
+
+    told_to_stop().await?;
+    tracing::info!("stopping");
+    work.stop().await;
+    stopping.cancel();
+    let patience = Duration::from_secs(config.http.drain_seconds);
+    for server in [serving, scraped] {
+        if tokio::time::timeout(patience, server).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+    }
+    for task in beside {
+        task.abort();
+    }
+    models.close().await;
+    log.close().await;
+    Ok(())
+}
+
+fn open_log(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<dyn Log>> {
+    let path = config.log_path();
+    let now = clock.clone();
+    let log = SqliteLog::open(&path, SqliteOptions::new(Arc::new(move || now.now())))
+        .with_context(|| format!("the log {} cannot be opened", path.display()))?;
+    Ok(Measured::new(Arc::new(log), metrics.clone()))
+}
+
+async fn open_models(config: &Config, log: Arc<dyn Log>, clock: &Clock) -> anyhow::Result<Arc<Models>> {
+    let directory = config.read_models_dir();
+    let now = clock.clone();
+    let decode = Arc::new(|recorded: &beampipe_log::Recorded| codec::decode(recorded).map_err(|e| e.to_string()));
+    let models = Models::open(&directory, log, decode, Arc::new(move || now.now()))
+        .await
+        .with_context(|| format!("the read models in {} cannot be opened", directory.display()))?;
+    Ok(Arc::new(models))
+}
+
+fn api_settings(config: &Config) -> Settings {
+    Settings {
+        metrics_public: config.metrics.public,
+        access_token_lifetime: chrono::Duration::minutes(config.auth.access_token_minutes),
+        refresh_token_lifetime: chrono::Duration::hours(config.auth.refresh_token_hours),
+        logins_per_user: config.auth.login_attempts_per_minute,
+        default_tm_url: config.work.tm_url.clone(),
+        max_body_bytes: config.http.max_body_bytes,
+        queue_age_limit: Duration::from_secs(config.work.queue_age_limit_seconds),
+        worker_stale_after: Duration::from_secs(config.work.lease_seconds),
+        job_max_attempts: config.work.max_attempts,
+        ..Settings::default()
+    }
+}
+
+/// The tasks that work, in the order in which they are stopped.
+struct Work {
+    planning: CancellationToken,
+    working: CancellationToken,
+    planners: Vec<tokio::task::JoinHandle<()>>,
+    worker: tokio::task::JoinHandle<()>,
+}
+
+impl Work {
+    fn start(shop: Arc<Shop>) -> Self {
+        let (planning, working) = (CancellationToken::new(), CancellationToken::new());
+        let planners = vec![
+            tokio::spawn(work::scheduler::run(shop.clone(), planning.clone())),
+            tokio::spawn(work::probes::run(shop.clone(), planning.clone())),
+        ];
+        let until = working.clone();
+        let worker = tokio::spawn(async move {
+            // The embedded log has one writer, so whoever worked on it before is gone.
+            if let Err(error) = work::worker::run(shop, until, true).await {
+                tracing::error!(%error, "the worker has ended");
+            }
+        });
+        Self { planning, working, planners, worker }
+    }
+
+    async fn stop(self) {
+        self.planning.cancel();
+        for planner in self.planners {
+            let _ = planner.await;
+        }
+        self.working.cancel();
+        let _ = self.worker.await;
+    }
+}
+
+async fn serve_on(listener: TcpListener, router: axum::Router, stopping: CancellationToken) {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stopping.cancelled().await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "a listener has ended");
+    }
+}
+
+async fn listen(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({setting})"))
+}
+
+async fn told_to_stop() -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// A directory that nobody else looks into: the log has hashes of passwords.
+fn private_directory(path: &std::path::Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("the state directory {} cannot be made", path.display()))
+}

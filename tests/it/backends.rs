@@ -1,0 +1,11 @@
+//! Backends and the translator: reading what DALiuGE answered (`golden`), talking to a real one (`dim`,
+//! `translator`), what a peer may do instead of answering (`faults`), and the simulated one.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
+
+pub mod daliuge;
+mod dim;
+mod faults;
+mod golden;
+mod simulated;
+mod translator;
