@@ -220,7 +220,7 @@ fn point(event_type: &str, payload: &Value) -> String {
         }
         "execution.submission_recorded" => match payload["settled_by"].as_str() {
             Some(how) => format!("it is there, found out by {how}"),
-            None => format!("the {} has it", text(&payload["receipt"], "backend")),
+            None => format!("{} has it", text(&payload["receipt"], "backend")),
         },
         "execution.submission_refused" => {
             format!("{}: {}", text(payload, "failure_class"), text(payload, "error"))

@@ -62,9 +62,13 @@ async fn one(context: &Context, path: &str, kind: &str, how: &How) -> anyhow::Re
     if how.follow {
         let until = (kind == "execution").then(|| ("until_terminal".to_owned(), "true".to_owned()));
         let mut tail = Tail::new(client, path.to_owned(), until.into_iter().collect(), None);
-        // A source has no end: its time line ends when its reader stops it, so it is drawn each time it has caught up.
+        // A source has no end: whoever looks says when it was enough (Ctrl-C), and then the line is drawn.
         loop {
-            match tail.next().await? {
+            let next = tokio::select! {
+                next = tail.next() => next?,
+                _ = tokio::signal::ctrl_c() => break,
+            };
+            match next {
                 Next::Event(event) => {
                     if context.out.json() {
                         show(&context.out, &event, true)?;
