@@ -5,7 +5,6 @@
 //! streams look again. A stream that was opened with an access token lives as long as the session, not as the token.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;

@@ -117,7 +117,8 @@ impl Guard {
         if *request.method() != Method::GET {
             return Ok(next.run(request).await);
         }
-        wait_for_position(&api, &request).await?;
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        wait_for_position(&api, &query).await?;
         let position = api.models.position();
         let mut response = next.run(request).await;
         if access != Access::Metrics && response.status().is_success() {
@@ -127,8 +128,7 @@ impl Guard {
     }
 }
 
-async fn wait_for_position(api: &Api, request: &Request) -> Result<(), Problem> {
-    let query = request.uri().query().unwrap_or_default();
+async fn wait_for_position(api: &Api, query: &str) -> Result<(), Problem> {
     if !query.contains("min_position=") {
         return Ok(());
     }

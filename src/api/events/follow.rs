@@ -217,7 +217,7 @@ impl Stream {
                         chunk.push(b'\n');
                     }
                 }
-                self.ended = self.left == 0 || self.is_the_end(event).await;
+                self.ended = self.left == 0 || is_the_end(&self.api, &self.selection, event).await;
             }
             self.arrived(&batch);
             if batch.caught_up && !self.caught_up && !self.ended {
@@ -253,7 +253,7 @@ impl Stream {
             Media::Sse => frame.clone(),
             Media::Ndjson | Media::Page => render::line(frame, event.position),
         };
-        self.ended = self.left == 0 || self.is_the_end(event).await;
+        self.ended = self.left == 0 || is_the_end(&self.api, &self.selection, event).await;
         Some(bytes)
     }
 
@@ -268,20 +268,21 @@ impl Stream {
         }
     }
 
-    /// Whether this event ends the execution whose end is waited for: it is terminal, and no attempt came after it.
-    async fn is_the_end(&self, event: &Recorded) -> bool {
-        let Scope::Execution(id) = &self.selection.scope else { return false };
-        if !self.selection.until_terminal || !is_terminal(&event.event_type) {
-            return false;
+}
+
+/// Whether this event ends the execution whose end is waited for: it is terminal, and no attempt came after it.
+async fn is_the_end(api: &Api, selection: &Selection, event: &Recorded) -> bool {
+    let Scope::Execution(id) = &selection.scope else { return false };
+    if !selection.until_terminal || !is_terminal(&event.event_type) {
+        return false;
+    }
+    let attempt = event.data.as_deref().and_then(|data| serde_json::from_slice::<Attempt>(data).ok());
+    match api.handle.load::<Execution>(&id.to_string()).await {
+        Ok(loaded) => {
+            let present = loaded.state.facts().map(|facts| facts.attempt);
+            attempt.is_none_or(|attempt| present.is_none_or(|present| attempt.attempt >= present))
         }
-        let attempt = event.data.as_deref().and_then(|data| serde_json::from_slice::<Attempt>(data).ok());
-        match self.api.handle.load::<Execution>(&id.to_string()).await {
-            Ok(loaded) => {
-                let present = loaded.state.facts().map(|facts| facts.attempt);
-                attempt.is_none_or(|attempt| present.is_none_or(|present| attempt.attempt >= present))
-            }
-            Err(_) => true,
-        }
+        Err(_) => true,
     }
 }
 

@@ -40,10 +40,8 @@ pub async fn answer(api: &Api, selection: &Selection, uri: &Uri) -> Result<Respo
         examined += page.events.len();
         for event in &page.events {
             if event.position < first || event.position > last {
-                next = None;
                 break 'read;
             }
-            next = Some(event.position);
             if !selection.wants(event, &api.names) {
                 continue;
             }

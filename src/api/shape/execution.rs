@@ -47,7 +47,8 @@ pub fn whole(row: &Execution, beside: &Beside) -> Value {
         })
         .collect();
     let (verify, schema) = &beside.verification;
-    let mut shape = json!({
+    // In parts: the macro's recursion is bounded.
+    let identity = json!({
         "uuid": row.id,
         "project_module": row.project_module,
         "archive_name": row.archive_name,
@@ -66,6 +67,8 @@ pub fn whole(row: &Execution, beside: &Beside) -> Value {
         "daliuge_session_id": row.daliuge_session_id,
         "daliuge_state": row.daliuge_state,
         "output_state": row.output_state,
+    });
+    let progress = json!({
         "output_verification_required": verify,
         "output_verification_policy": { "required": verify, "inventory_schema": schema },
         "terminal_outcome": row.terminal_outcome,
@@ -94,8 +97,7 @@ pub fn whole(row: &Execution, beside: &Beside) -> Value {
         "project_config_version": row.project_config_version,
         "project_spec_sha256": row.project_spec_sha256,
     });
-    // In two halves: the macro's recursion is bounded.
-    let more = json!({
+    let outside = json!({
         "workflow_manifest": beside.manifest,
         "beampipe_run_record": run_record::shape(row, beside.sessions.last(), beside.poll.as_ref()),
         "remote_session_dir": row.slurm_session_dir,
@@ -110,10 +112,13 @@ pub fn whole(row: &Execution, beside: &Beside) -> Value {
         "last_event_at": row.last_event_at,
         "why": why::execution(row, beside.around()),
     });
-    if let (Some(shape), Value::Object(more)) = (shape.as_object_mut(), more) {
-        shape.extend(more);
+    let mut whole = serde_json::Map::new();
+    for part in [identity, progress, outside] {
+        if let Value::Object(part) = part {
+            whole.extend(part);
+        }
     }
-    shape
+    Value::Object(whole)
 }
 
 /// The job that works on it, while it has not ended.

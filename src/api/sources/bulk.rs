@@ -44,8 +44,11 @@ pub async fn register(
     let order: Order = parse(&bytes)?;
     check(&api, &order).await?;
 
-    let position = futures::stream::iter(&order.items)
-        .map(|item| carry_out(&api, &caller, item))
+    let position = futures::stream::iter(order.items.clone())
+        .map(|item| {
+            let (api, caller) = (api.clone(), caller.clone());
+            async move { carry_out(&api, &caller, &item).await }
+        })
         .buffer_unordered(AT_ONCE)
         .try_fold(0, |last, (_, position)| async move { Ok(last.max(position)) })
         .await?;

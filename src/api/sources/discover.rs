@@ -81,8 +81,11 @@ pub async fn request(
     }
     let context = caller.context();
     let ids: Vec<String> = marked.iter().map(|(source, _)| source.to_string()).collect();
-    let position = futures::stream::iter(&ids)
-        .map(|source| api.handle.handle::<Source>(source, &context, Command::RequestDiscovery))
+    let position = futures::stream::iter(ids)
+        .map(|source| {
+            let (handle, context) = (api.handle.clone(), context.clone());
+            async move { handle.handle::<Source>(&source, &context, Command::RequestDiscovery).await }
+        })
         .buffer_unordered(AT_ONCE)
         .try_fold(0, |last, done| async move { Ok(last.max(done.position)) })
         .await?;
