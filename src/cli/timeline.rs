@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
 use uuid::Uuid;
 
 use super::client::path;
@@ -93,11 +92,11 @@ async fn one(context: &Context, path: &str, kind: &str, how: &How) -> anyhow::Re
         }
     } else {
         for raw in client.all(path, &[("order", "asc".to_owned()), ("limit", "1000".to_owned())]).await? {
-            events.push(Event::read(raw)?);
+            events.push(Event::parse(raw.get())?);
         }
         if context.out.json() {
-            let raw: Vec<_> = events.iter().map(|event| event.raw.clone()).collect();
-            context.out.value(&json!(raw))?;
+            let raw: Vec<&str> = events.iter().map(|event| event.raw.as_str()).collect();
+            context.out.line(format!("[{}]", raw.join(",\n")))?;
             return Ok(Outcome::Done);
         }
         let mut before = None;
