@@ -24,6 +24,7 @@ impl Projection for Projected {
     const NAME: &'static str = "accounts";
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/accounts.sql");
+    const CATEGORIES: &'static [&'static str] = &["account", "session"];
     type Gauges = AccountGauges;
 
     fn wants(event: &Event) -> bool {

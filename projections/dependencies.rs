@@ -21,6 +21,7 @@ impl Projection for Projected {
     const NAME: &'static str = "dependencies";
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/dependencies.sql");
+    const CATEGORIES: &'static [&'static str] = &["dependency"];
     type Gauges = DependencyGauges;
 
     fn wants(event: &Event) -> bool {

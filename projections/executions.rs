@@ -28,6 +28,7 @@ impl Projection for Projected {
     const NAME: &'static str = "executions";
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/executions.sql");
+    const CATEGORIES: &'static [&'static str] = &["execution"];
     type Gauges = ExecutionGauges;
 
     fn wants(event: &Event) -> bool {

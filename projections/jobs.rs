@@ -29,6 +29,7 @@ impl Projection for Projected {
     const NAME: &'static str = "jobs";
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/jobs.sql");
+    const CATEGORIES: &'static [&'static str] = &["job", "worker"];
     type Gauges = JobGauges;
 
     fn wants(event: &Event) -> bool {

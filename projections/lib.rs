@@ -19,10 +19,12 @@ mod counts;
 mod expand;
 mod file;
 mod gauges;
-
+mod offline;
 mod projection;
 mod reader;
 mod runner;
+#[cfg(test)]
+mod testing;
 
 /// Who may come in: accounts, API keys, sessions.
 pub mod accounts;
@@ -44,7 +46,7 @@ pub use dependencies::Dependencies;
 pub use executions::Executions;
 pub use gauges::*;
 pub use jobs::Jobs;
-
+pub use offline::{Difference, OfflineError, Progress, Report, Verified, rebuild, verify};
 pub use projection::names;
 pub use projects::Projects;
 pub use reader::{ReadModelError, Window};

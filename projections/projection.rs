@@ -18,6 +18,8 @@ pub(crate) trait Projection: Send + 'static {
     /// Raise it when `apply` or the schema changes meaning: the runner rebuilds beside and switches.
     const VERSION: u32;
     const SCHEMA: &'static str;
+    /// The categories of the streams it follows.
+    const CATEGORIES: &'static [&'static str];
     /// The numbers it shows.
     type Gauges: Send + Sync;
 
@@ -39,7 +41,7 @@ pub(crate) trait Projection: Send + 'static {
 pub(crate) struct Kind {
     pub name: &'static str,
     pub version: u32,
-    pub schema: &'static str,
+    pub categories: &'static [&'static str],
     pub open: fn(&Path) -> Result<Box<dyn Fold>>,
 }
 
@@ -48,7 +50,7 @@ fn open<P: Projection>(path: &Path) -> Result<Box<dyn Fold>> {
 }
 
 const fn kind<P: Projection>() -> Kind {
-    Kind { name: P::NAME, version: P::VERSION, schema: P::SCHEMA, open: open::<P> }
+    Kind { name: P::NAME, version: P::VERSION, categories: P::CATEGORIES, open: open::<P> }
 }
 
 /// Every read model. The order is that of the handles in [`crate::Models`].

@@ -24,6 +24,7 @@ impl Projection for Projected {
     const NAME: &'static str = "projects";
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/projects.sql");
+    const CATEGORIES: &'static [&'static str] = &["project", "profile"];
     type Gauges = ProjectGauges;
 
     fn wants(event: &Event) -> bool {

@@ -25,6 +25,7 @@ mod follow;
 mod rebuild;
 mod slot;
 mod status;
+mod writer;
 
 use self::core::Core;
 pub use rebuild::RebuildError;
@@ -110,7 +111,7 @@ impl Models {
             let outdated = file.is_outdated();
             file.publish(&core.gauges).map_err(|source| OpenError::File { name: slot.kind.name, source })?;
             let (core_, slot_) = (core.clone(), slot.clone());
-            let run = move || slot::run(&core_, &slot_, file, &inbox);
+            let run = move || writer::run(&core_, &slot_, file, &inbox);
             threads.push(spawn(slot.kind.name, run).map_err(OpenError::Thread)?);
             if outdated && let Err(error) = rebuild::start(&core, &slot) {
                 tracing::error!(read_model = slot.kind.name, %error, "a read model of another version cannot be rebuilt");

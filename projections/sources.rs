@@ -42,6 +42,7 @@ impl Projection for Projected {
     const NAME: &'static str = "sources";
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/sources.sql");
+    const CATEGORIES: &'static [&'static str] = &["source", "execution"];
     type Gauges = SourceGauges;
 
     fn wants(event: &Event) -> bool {

@@ -22,6 +22,7 @@ impl Projection for Projected {
     const NAME: &'static str = "workers";
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/workers.sql");
+    const CATEGORIES: &'static [&'static str] = &["worker"];
     type Gauges = WorkerGauges;
 
     fn wants(event: &Event) -> bool {

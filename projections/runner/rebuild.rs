@@ -50,6 +50,6 @@ fn build(core: &Core, slot: &Slot) -> Result<(), Interrupted> {
         });
     })?;
     new.close()?;
-    slot.tell(Message::Adopt(path));
+    slot.tell(Message::Adopt { path, head });
     Ok(())
 }
