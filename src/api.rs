@@ -49,10 +49,10 @@ pub mod names;
 pub mod problem;
 /// Deployment profiles.
 pub mod profiles;
-/// Projects and their configurations.
-pub mod projects;
 /// Read models and their rebuilding.
 pub mod projections;
+/// Projects and their configurations.
+pub mod projects;
 /// What `/ready` says.
 pub mod readiness;
 /// Routes and who may use them.
@@ -260,10 +260,7 @@ pub fn router(api: Api) -> Router {
 
 /// `/metrics` without a key, for a listener that only Prometheus reaches.
 pub fn metrics_router(api: Api) -> Router {
-    Router::new()
-        .route("/metrics", get(health::metrics))
-        .fallback(layers::unknown_route)
-        .with_state(api)
+    Router::new().route("/metrics", get(health::metrics)).fallback(layers::unknown_route).with_state(api)
 }
 
 async fn problem_page(extract::Name(slug): extract::Name) -> Result<impl IntoResponse, problem::Problem> {
@@ -276,5 +273,8 @@ async fn problem_page(extract::Name(slug): extract::Name) -> Result<impl IntoRes
 
 /// Who may use each route, for the test that every route has one that checks it.
 pub fn access_table() -> Vec<(String, String, Access)> {
-    routes().into_iter().map(|route| (route.method.to_string(), route.path.to_owned(), route.access)).collect()
+    routes()
+        .into_iter()
+        .map(|route| (route.method.to_string(), route.path.to_owned(), route.access))
+        .collect()
 }

@@ -91,7 +91,10 @@ impl From<HandleError> for JobError {
 }
 
 impl Shop {
-    #[expect(clippy::too_many_arguments, reason = "it is the list of parts, named once where the service is wired")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it is the list of parts, named once where the service is wired"
+    )]
     pub fn new(
         handle: Handle,
         models: Arc<Models>,
@@ -129,12 +132,18 @@ impl Shop {
         let first = first.first().ok_or_else(|| JobError::Fail(format!("no execution {execution}")))?;
         match codec::decode(first).map_err(|error| JobError::Fail(error.to_string()))? {
             beampipe_domain::Event::Execution(execution::Event::Created(created)) => Ok(*created),
-            _ => Err(JobError::Fail(format!("the stream of execution {execution} does not begin with its creation"))),
+            _ => Err(JobError::Fail(format!(
+                "the stream of execution {execution} does not begin with its creation"
+            ))),
         }
     }
 
     /// The revision of a project's configuration that an execution or a job pins.
-    pub async fn config(&self, project_module: &str, config_id: Uuid) -> Result<Arc<ProjectConfig>, JobError> {
+    pub async fn config(
+        &self,
+        project_module: &str,
+        config_id: Uuid,
+    ) -> Result<Arc<ProjectConfig>, JobError> {
         if let Some(config) = self.configs.lock().get(&config_id) {
             return Ok(config.clone());
         }
@@ -145,10 +154,13 @@ impl Shop {
             let page = page.map_err(|error| JobError::Retry(error.to_string()))?;
             for recorded in &page.events {
                 let event = codec::decode(recorded).map_err(|error| JobError::Fail(error.to_string()))?;
-                let beampipe_domain::Event::Project(project::Event::ConfigUploaded(uploaded)) = event else { continue };
+                let beampipe_domain::Event::Project(project::Event::ConfigUploaded(uploaded)) = event else {
+                    continue;
+                };
                 if uploaded.config_id == config_id {
-                    let config = ProjectConfig::from_spec(&uploaded.spec)
-                        .map_err(|error| JobError::Fail(format!("configuration {config_id} cannot be read: {error}")))?;
+                    let config = ProjectConfig::from_spec(&uploaded.spec).map_err(|error| {
+                        JobError::Fail(format!("configuration {config_id} cannot be read: {error}"))
+                    })?;
                     let config = Arc::new(config);
                     self.configs.lock().put(config_id, config.clone());
                     return Ok(config);
@@ -156,7 +168,11 @@ impl Shop {
             }
             match page.next {
                 Some(next) => from = next,
-                None => return Err(JobError::Fail(format!("project {project_module} has no configuration {config_id}"))),
+                None => {
+                    return Err(JobError::Fail(format!(
+                        "project {project_module} has no configuration {config_id}"
+                    )));
+                }
             }
         }
     }
@@ -179,7 +195,9 @@ impl Shop {
                     seed: simulated.seed,
                 },
             ))),
-            Deployment::SlurmRemote(_) => Err("this release runs executions on rest_remote and simulated profiles".into()),
+            Deployment::SlurmRemote(_) => {
+                Err("this release runs executions on rest_remote and simulated profiles".into())
+            }
         }
     }
 

@@ -116,7 +116,8 @@ async fn login(
     let session_id = api.clock().id();
     let (tokens, pair) = draw_pair(&api, session_id);
     let open = session::Command::Open(session::Opened { account_id: account.id, pair });
-    let done = api.handle.handle::<Session>(&session_id.to_string(), &as_user(account.id, request), open).await?;
+    let done =
+        api.handle.handle::<Session>(&session_id.to_string(), &as_user(account.id, request), open).await?;
     api.settle(done.position).await;
     Ok(Json(tokens))
 }
@@ -370,8 +371,7 @@ async fn revoke_key(State(api): State<Api>, caller: Caller, Id(key_id): Id) -> R
         return Err(unknown());
     }
     let revoke = account::Command::RevokeKey { key_id };
-    let done =
-        api.handle.handle::<Account>(&key.account_id.to_string(), &caller.context(), revoke).await?;
+    let done = api.handle.handle::<Account>(&key.account_id.to_string(), &caller.context(), revoke).await?;
     api.settle(done.position).await;
     api.access.changed(done.position);
     Ok(StatusCode::NO_CONTENT)

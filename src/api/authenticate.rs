@@ -37,11 +37,7 @@ pub struct Caller {
 impl Caller {
     /// What the caller's commands are recorded with.
     pub fn context(&self) -> Context {
-        Context {
-            actor: self.principal.actor(),
-            correlation_id: self.correlation_id,
-            causation_id: None,
-        }
+        Context { actor: self.principal.actor(), correlation_id: self.correlation_id, causation_id: None }
     }
 
     /// The id of what this request creates: made from the idempotency key if there is one, so that the same request

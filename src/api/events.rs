@@ -11,11 +11,11 @@ use beampipe_domain::execution::Execution;
 use beampipe_domain::project::Project;
 use beampipe_domain::source::Source;
 
+use super::Api;
 use super::authenticate::Caller;
 use super::extract::{Id, Name, Params};
 use super::problem::Problem;
 use super::route::{Access, Route};
-use super::Api;
 use select::{Media, Scope, Selection};
 
 pub mod follow;

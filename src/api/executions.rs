@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use beampipe_domain::execution::Execution;
 use beampipe_domain::job::Kind;
-use beampipe_projections::{Models, ReadModelError, Window};
 use beampipe_projections::executions as rows;
+use beampipe_projections::{Models, ReadModelError, Window};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

@@ -47,7 +47,8 @@ pub async fn metrics(State(api): State<Api>) -> Response {
     if api.models.caught_up() {
         projected::write(&mut text, &api.models.gauges(), api.clock().now());
     }
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text).into_response()
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text)
+        .into_response()
 }
 
 /// Sets the gauges of this process to what is so now.

@@ -40,7 +40,12 @@ impl Key {
             (1..=128).contains(&text.len()) && text.bytes().all(|b| (0x21..=0x7e).contains(&b))
         });
         text.map(|text| Some(Self(text.to_owned()))).ok_or_else(|| {
-            Problem::field("bad-header", "Idempotency-Key", "cannot be used", "1 to 128 visible ASCII characters")
+            Problem::field(
+                "bad-header",
+                "Idempotency-Key",
+                "cannot be used",
+                "1 to 128 visible ASCII characters",
+            )
         })
     }
 }

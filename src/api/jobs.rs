@@ -94,7 +94,8 @@ impl Api {
         self.settle(loaded.position).await;
         let row = self.read(move |models| models.jobs().get(job)).await?;
         row.map(|row| shape(self, &row)).ok_or_else(|| {
-            Problem::new("read-model-behind", "the job is known, its read model is not there yet").retry_after(1)
+            Problem::new("read-model-behind", "the job is known, its read model is not there yet")
+                .retry_after(1)
         })
     }
 }
@@ -136,9 +137,8 @@ async fn enqueue(
     if kind.is_none() {
         let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
         let shown: String = order.kind.chars().take(60).collect();
-        errors.push(
-            FieldError::new("kind", format!("{shown:?} is not a kind of job")).hint(known.join(", ")),
-        );
+        errors
+            .push(FieldError::new("kind", format!("{shown:?} is not a kind of job")).hint(known.join(", ")));
     }
     let payload = order.payload.unwrap_or_else(|| json!({}));
     if !payload.is_object() || payload.to_string().len() > 64 * 1024 {
@@ -152,8 +152,11 @@ async fn enqueue(
         Some(Value::String(module)) => {
             if api.handle.load::<Project>(module).await?.state.active.is_none() {
                 errors.push(
-                    FieldError::new("payload.project_module", format!("project {module:?} has no configuration"))
-                        .hint("GET /projects lists those that have"),
+                    FieldError::new(
+                        "payload.project_module",
+                        format!("project {module:?} has no configuration"),
+                    )
+                    .hint("GET /projects lists those that have"),
                 );
             }
             Some(module.clone())

@@ -103,9 +103,13 @@ impl Guard {
         if principal.role < needed {
             api.metrics.refused("role");
             let role = principal.role;
-            return Err(Problem::new("forbidden", format!("this needs role {needed}; the caller has {role}")));
+            return Err(Problem::new(
+                "forbidden",
+                format!("this needs role {needed}; the caller has {role}"),
+            ));
         }
-        let correlation_id = request.extensions().get::<RequestId>().map_or_else(|| api.clock().id(), |id| id.0);
+        let correlation_id =
+            request.extensions().get::<RequestId>().map_or_else(|| api.clock().id(), |id| id.0);
         let actor = principal.actor();
         request.extensions_mut().insert(Caller { principal, shown, correlation_id, key: key.clone() });
 

@@ -333,7 +333,12 @@ mod tests {
             }
             for found in new.captures_iter(&std::fs::read_to_string(&path).unwrap()) {
                 seen += 1;
-                assert!(KINDS.iter().any(|kind| kind.slug == &found[1]), "{} in {}", &found[1], path.display());
+                assert!(
+                    KINDS.iter().any(|kind| kind.slug == &found[1]),
+                    "{} in {}",
+                    &found[1],
+                    path.display()
+                );
             }
         }
         assert!(seen > 20);

@@ -63,8 +63,9 @@ async fn list(State(api): State<Api>, mut params: Params) -> Result<Json<Vec<Val
     let (limit, offset) = params.window(1000, 1000);
     params.finish()?;
     let rows = api.read(|models| models.projects().profiles()).await?;
-    let of_module =
-        |row: &&rows::Profile| module.is_none() || row.project_module.is_none() || row.project_module == module;
+    let of_module = |row: &&rows::Profile| {
+        module.is_none() || row.project_module.is_none() || row.project_module == module
+    };
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let take = usize::try_from(limit).unwrap_or(usize::MAX);
     Ok(Json(rows.iter().filter(of_module).skip(skip).take(take).map(shape).collect()))
@@ -135,7 +136,9 @@ fn understand(mut draft: Map<String, Value>, errors: &mut Vec<FieldError>) -> Op
         missing("name", "the profile's name, its identity");
     }
     let translation: Option<Translation> = match draft.get("translation") {
-        None | Some(Value::Null) => Some(Translation { num_par: 1, num_islands: 1, ..Translation::default() }),
+        None | Some(Value::Null) => {
+            Some(Translation { num_par: 1, num_islands: 1, ..Translation::default() })
+        }
         Some(Value::Object(given)) => {
             check::unread(given, "translation", errors, check::TRANSLATION);
             let given = check::without_nulls(given);
@@ -169,7 +172,12 @@ fn digest(spec: &Spec) -> Result<String, Problem> {
     serde_json::to_value(spec).map(|value| canonical::sha256(&value)).map_err(Problem::internal)
 }
 
-async fn check_project(api: &Api, spec: &Spec, is_default: Option<bool>, errors: &mut Vec<FieldError>) -> Result<(), Problem> {
+async fn check_project(
+    api: &Api,
+    spec: &Spec,
+    is_default: Option<bool>,
+    errors: &mut Vec<FieldError>,
+) -> Result<(), Problem> {
     match &spec.project_module {
         Some(module) => {
             if api.handle.load::<Project>(module).await?.state.active.is_none() {
@@ -180,7 +188,8 @@ async fn check_project(api: &Api, spec: &Spec, is_default: Option<bool>, errors:
             }
         }
         None if is_default == Some(true) => errors.push(
-            FieldError::new("is_default", "a default needs a project").hint("name project_module, or send false"),
+            FieldError::new("is_default", "a default needs a project")
+                .hint("name project_module, or send false"),
         ),
         None => {}
     }
@@ -258,7 +267,8 @@ async fn update(
         match (draft.get_mut(&field), value) {
             // A deployment of another kind replaces the whole; of the same kind it is merged.
             (Some(Value::Object(present)), Value::Object(given))
-                if field == "translation" || given.get("kind").is_none_or(|kind| Some(kind) == present.get("kind")) =>
+                if field == "translation"
+                    || given.get("kind").is_none_or(|kind| Some(kind) == present.get("kind")) =>
             {
                 present.extend(given);
             }
@@ -320,8 +330,7 @@ async fn remove(State(api): State<Api>, caller: Caller, Id(profile): Id) -> Resu
         );
         return Err(Problem::new("profile-in-use", detail));
     }
-    let done =
-        api.handle.handle::<Profile>(&profile.to_string(), &caller.context(), Command::Remove).await?;
+    let done = api.handle.handle::<Profile>(&profile.to_string(), &caller.context(), Command::Remove).await?;
     api.settle(done.position).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -70,7 +70,8 @@ impl Api {
 async fn list(State(api): State<Api>, mut params: Params) -> Result<Json<Vec<Value>>, Problem> {
     let (limit, offset) = params.window(1000, 1000);
     params.finish()?;
-    let (rows, everything) = api.read(|models| Ok((models.projects().list()?, models.projects().all_paused()?))).await?;
+    let (rows, everything) =
+        api.read(|models| Ok((models.projects().list()?, models.projects().all_paused()?))).await?;
     let skip = usize::try_from(offset).unwrap_or(usize::MAX);
     let take = usize::try_from(limit).unwrap_or(usize::MAX);
     let shape = |row: &beampipe_projections::projects::Project| {
@@ -99,7 +100,9 @@ async fn contracts(State(api): State<Api>, params: Params) -> Result<Json<Vec<Va
         .read(|models| {
             let mut reports = vec![];
             for project in models.projects().list()? {
-                reports.extend(models.projects().active_config(&project.project_module)?.as_ref().map(report_of));
+                reports.extend(
+                    models.projects().active_config(&project.project_module)?.as_ref().map(report_of),
+                );
             }
             Ok(reports)
         })
@@ -240,11 +243,7 @@ async fn resume(State(api): State<Api>, caller: Caller, Name(module): Name) -> R
     change(&api, &caller, &module, command).await
 }
 
-async fn pause_all(
-    state: State<Api>,
-    caller: Caller,
-    body: Body<Pause>,
-) -> Result<Json<Value>, Problem> {
+async fn pause_all(state: State<Api>, caller: Caller, body: Body<Pause>) -> Result<Json<Value>, Problem> {
     pause(state, caller, Name(ALL.to_owned()), body).await
 }
 

@@ -101,8 +101,7 @@ pub struct Readiness {
 impl Default for Readiness {
     fn default() -> Self {
         let body = json!({ "status": "unready", "service": super::health::SERVICE, "reasons": ["starting"] });
-        let answer =
-            Answer { ready: false, body, tap_casda: "not_configured", tap_vizier: "not_configured" };
+        let answer = Answer { ready: false, body, tap_casda: "not_configured", tap_vizier: "not_configured" };
         Self {
             answer: ArcSwap::from_pointee(answer),
             heard: Mutex::default(),
@@ -209,7 +208,11 @@ impl Api {
                 let workers = models.workers().list(false, 10_000)?;
                 let dependencies = models.dependencies().list()?;
                 let depth = models.gauges().jobs.queue_depth;
-                let queued = if depth == 0 { vec![] } else { models.jobs().list(beampipe_projections::Window::first(200))? };
+                let queued = if depth == 0 {
+                    vec![]
+                } else {
+                    models.jobs().list(beampipe_projections::Window::first(200))?
+                };
                 Ok((workers, dependencies, queued))
             })
             .await;
@@ -217,7 +220,8 @@ impl Api {
             Ok(gathered) => gathered,
             Err(problem) => {
                 let reason = problem.detail().to_owned();
-                let body = json!({ "status": "unready", "service": super::health::SERVICE, "reasons": [reason] });
+                let body =
+                    json!({ "status": "unready", "service": super::health::SERVICE, "reasons": [reason] });
                 let (tap_casda, tap_vizier) = ("error", "error");
                 self.readiness.answer.store(Arc::new(Answer { ready: false, body, tap_casda, tap_vizier }));
                 return;

@@ -65,7 +65,8 @@ impl Registration {
             );
         } else if identifier.chars().any(char::is_control) {
             errors.push(
-                FieldError::new(format!("{at}source_identifier"), "has control characters").hint("plain text"),
+                FieldError::new(format!("{at}source_identifier"), "has control characters")
+                    .hint("plain text"),
             );
         }
         errors
@@ -174,8 +175,11 @@ impl Api {
         self.settle(loaded.position).await;
         let row = self.read(move |models| models.sources().get(source)).await?;
         row.ok_or_else(|| {
-            Problem::new("read-model-behind", format!("source {source} is known, its read model is not there yet"))
-                .retry_after(1)
+            Problem::new(
+                "read-model-behind",
+                format!("source {source} is known, its read model is not there yet"),
+            )
+            .retry_after(1)
         })
     }
 }
@@ -278,8 +282,7 @@ async fn update(
 }
 
 async fn remove(State(api): State<Api>, caller: Caller, Id(source): Id) -> Result<StatusCode, Problem> {
-    let done =
-        api.handle.handle::<Source>(&source.to_string(), &caller.context(), Command::Remove).await?;
+    let done = api.handle.handle::<Source>(&source.to_string(), &caller.context(), Command::Remove).await?;
     api.settle(done.position).await;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -330,8 +333,9 @@ impl Api {
     /// The prepared metadata that an artifact holds.
     pub async fn prepared(&self, sha256: &str) -> Result<Prepared, Problem> {
         let bytes = self.artifacts.get(sha256).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Problem::internal(format!("the metadata artifact {sha256} cannot be read: {error}")))
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Problem::internal(format!("the metadata artifact {sha256} cannot be read: {error}"))
+        })
     }
 }
 

@@ -56,8 +56,9 @@ impl Throttle {
             None => Ok(()),
             Some(wait) => {
                 let seconds = wait.as_secs() + 1;
-                let detail =
-                    format!("too many login attempts for this user name or from this address; wait {seconds} s");
+                let detail = format!(
+                    "too many login attempts for this user name or from this address; wait {seconds} s"
+                );
                 Err(Problem::new("too-many-requests", detail).retry_after(seconds))
             }
         }

@@ -123,8 +123,11 @@ fn executions(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
 
 fn sources(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
     let sources = &gauges.sources;
-    let mut phases =
-        out.family("beampipe_sources_processing", Type::Gauge, "Registered sources, by what is done with them.");
+    let mut phases = out.family(
+        "beampipe_sources_processing",
+        Type::Gauge,
+        "Registered sources, by what is done with them.",
+    );
     for ((project, phase), n) in &sources.by_phase {
         phases.sample(&[("project_module", project), ("phase", phase)], real(*n));
     }
@@ -155,7 +158,8 @@ fn sources(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
 }
 
 fn dependencies(out: &mut Text, gauges: &Gauges) {
-    let mut up = out.family("beampipe_dependency_up", Type::Gauge, "Whether a dependency was up at the last look.");
+    let mut up =
+        out.family("beampipe_dependency_up", Type::Gauge, "Whether a dependency was up at the last look.");
     for (name, is_up) in &gauges.dependencies.up {
         up.sample(&[("dependency", name)], f64::from(u8::from(*is_up)));
     }

@@ -59,7 +59,12 @@ pub async fn settle(shop: &Shop, context: &Context, over: &HandOver) -> Result<H
     go_on(shop, context, over, Next::Look).await
 }
 
-async fn go_on(shop: &Shop, context: &Context, over: &HandOver, first: Next) -> Result<HandedOver, HandleError> {
+async fn go_on(
+    shop: &Shop,
+    context: &Context,
+    over: &HandOver,
+    first: Next,
+) -> Result<HandedOver, HandleError> {
     let settling = matches!(first, Next::Look);
     let id = over.execution.to_string();
     let physical = match PhysicalGraph::parse(&over.graph) {
@@ -75,7 +80,9 @@ async fn go_on(shop: &Shop, context: &Context, over: &HandOver, first: Next) -> 
         next = match next {
             Next::Create | Next::Append | Next::Deploy if cancel_requested(shop, &id).await? => {
                 // Nothing was deployed: the name is ours or nobody's, and without a deployment nothing runs under it.
-                shop.handle.handle::<Execution>(&id, context, Command::ConfirmCancel { terminal: None }).await?;
+                shop.handle
+                    .handle::<Execution>(&id, context, Command::ConfirmCancel { terminal: None })
+                    .await?;
                 return Ok(HandedOver::Cancelled);
             }
             Next::Create => match over.backend.create(&over.session).await {
@@ -100,12 +107,15 @@ async fn go_on(shop: &Shop, context: &Context, over: &HandOver, first: Next) -> 
             },
             Next::Record { seen } => {
                 let found = seen.map(|state| format!("the session was found {state}"));
-                let settled_by = found.or_else(|| settling.then(|| "the hand-over was finished under its name".to_owned()));
+                let settled_by = found
+                    .or_else(|| settling.then(|| "the hand-over was finished under its name".to_owned()));
                 let command = Command::RecordReceipt { receipt: (over.receipt)(), settled_by };
                 shop.handle.handle::<Execution>(&id, context, command).await?;
                 return Ok(HandedOver::Recorded);
             }
-            Next::Refuse { class, error, evidence } => return refuse(shop, context, &id, class, error, evidence).await,
+            Next::Refuse { class, error, evidence } => {
+                return refuse(shop, context, &id, class, error, evidence).await;
+            }
             Next::Open { step, reason, lost } => {
                 if lost {
                     let command = Command::LoseReceipt { step: step.to_string(), reason: reason.clone() };
@@ -161,7 +171,9 @@ async fn after_refused_append(over: &HandOver, detail: &str) -> Next {
             error: format!("the backend refused the graph: {detail}"),
             evidence: Some("the session exists and has no graph".into()),
         },
-        Ok(Look::Absent) => Next::Open { step: Step::Append, reason: "the session has gone".into(), lost: false },
+        Ok(Look::Absent) => {
+            Next::Open { step: Step::Append, reason: "the session has gone".into(), lost: false }
+        }
         Ok(_) => Next::Look,
         Err(error) => open(Step::Append, &error),
     }
@@ -178,7 +190,9 @@ async fn after_refused_deploy(over: &HandOver, detail: &str) -> Next {
                 evidence: Some(format!("the session was {state}; cancelling it: {stopped:?}")),
             }
         }
-        Ok(Look::Absent) => Next::Open { step: Step::Deploy, reason: "the session has gone".into(), lost: false },
+        Ok(Look::Absent) => {
+            Next::Open { step: Step::Deploy, reason: "the session has gone".into(), lost: false }
+        }
         Err(error) => open(Step::Deploy, &error),
     }
 }
@@ -196,9 +210,11 @@ async fn from_look(look: Look, over: &HandOver, drops: usize) -> Next {
             },
             Err(error) => open(Step::Append, &error),
         },
-        Look::Present { state: State::Other(word), .. } => {
-            Next::Open { step: Step::Deploy, reason: format!("the session's state {word:?} is not known"), lost: false }
-        }
+        Look::Present { state: State::Other(word), .. } => Next::Open {
+            step: Step::Deploy,
+            reason: format!("the session's state {word:?} is not known"),
+            lost: false,
+        },
         Look::Present { state, .. } => Next::Record { seen: Some(state) },
     }
 }

@@ -51,8 +51,8 @@ start_service() { # exports BEAMPIPE_URL and BEAMPIPE_KEY
     local out=debug
     [[ ${DEMO_PROFILE:-dev} == dev ]] || out=release
     export BEAMPIPE_URL=http://127.0.0.1:$API_PORT
-    launch beampipe env BEAMPIPE_API__LISTEN="127.0.0.1:$API_PORT" BEAMPIPE_METRICS__LISTEN="127.0.0.1:$METRICS_PORT" \
-        BEAMPIPE_DATA_DIR="$run/data" "$PWD/target/$out/beampipe" serve
+    launch beampipe env BEAMPIPE_HTTP__LISTEN="127.0.0.1:$API_PORT" BEAMPIPE_WORK__TICK_SECONDS=1 BEAMPIPE_METRICS__LISTEN="127.0.0.1:$METRICS_PORT" \
+        BEAMPIPE_STATE_DIR="$run/data" "$PWD/target/$out/beampipe" serve
     wait_for beampipe answers "$BEAMPIPE_URL/api/v2/health"
     # Printed once, by the first start on an empty log.
     BEAMPIPE_KEY=$(sed -n 's/.*API key: *//p' "$log/beampipe.out" | head -n 1)

@@ -71,12 +71,7 @@ impl Drop for Counted {
 }
 
 /// Answers with a stream.
-pub fn answer(
-    api: &Api,
-    caller: Caller,
-    selection: Selection,
-    media: Media,
-) -> Result<Response, Problem> {
+pub fn answer(api: &Api, caller: Caller, selection: Selection, media: Media) -> Result<Response, Problem> {
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
         Problem::new("overloaded", "as many event streams are open as this process serves").retry_after(5)
     })?;
@@ -267,7 +262,6 @@ impl Stream {
             self.ended = true;
         }
     }
-
 }
 
 /// Whether this event ends the execution whose end is waited for: it is terminal, and no attempt came after it.
@@ -308,9 +302,8 @@ fn until(expiry: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
 pub async fn check(api: &Api, selection: &Selection) -> Result<(), Problem> {
     let Some(cursor) = &selection.after else { return Ok(()) };
     let Some(leaf) = &cursor.leaf else { return Ok(()) };
-    let changed = |what: String| {
-        Err(Problem::new("log-changed", format!("event {}-{leaf} {what}", cursor.position)))
-    };
+    let changed =
+        |what: String| Err(Problem::new("log-changed", format!("event {}-{leaf} {what}", cursor.position)));
     let log = api.handle.log();
     if cursor.position > log.head().position {
         return changed(format!("is after the end of the log, which is {}", log.head().position));
@@ -319,7 +312,9 @@ pub async fn check(api: &Api, selection: &Selection) -> Result<(), Problem> {
         .read_all(cursor.position, beampipe_log::Direction::Forward, 1, &beampipe_log::Filter::All)
         .await?;
     match page.events.first() {
-        Some(event) if event.position == cursor.position && event.hash.to_hex().starts_with(leaf.as_str()) => {
+        Some(event)
+            if event.position == cursor.position && event.hash.to_hex().starts_with(leaf.as_str()) =>
+        {
             Ok(())
         }
         Some(event) if event.position == cursor.position => {
@@ -328,4 +323,3 @@ pub async fn check(api: &Api, selection: &Selection) -> Result<(), Problem> {
         _ => changed("is not in the log".to_owned()),
     }
 }
-

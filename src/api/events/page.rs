@@ -21,7 +21,8 @@ pub async fn answer(api: &Api, selection: &Selection, uri: &Uri) -> Result<Respo
     let head = log.head().position;
     let limit = usize::try_from(selection.limit.unwrap_or(1)).unwrap_or(usize::MAX);
     let mut skip = selection.offset;
-    let (first, last) = (selection.after() + 1, selection.before.map_or(Position::MAX, |b| b.saturating_sub(1)));
+    let (first, last) =
+        (selection.after() + 1, selection.before.map_or(Position::MAX, |b| b.saturating_sub(1)));
     let mut from = match selection.direction {
         Direction::Forward => first,
         Direction::Backward => last,

@@ -188,7 +188,12 @@ impl Selection {
         let resumed = match headers.get("last-event-id").map(|value| value.to_str()) {
             None | Some(Ok("")) => None,
             Some(text) => Some(text.ok().and_then(Cursor::read).ok_or_else(|| {
-                Problem::field("bad-header", "Last-Event-ID", "cannot be used", "<position>-<8 hexadecimal digits>")
+                Problem::field(
+                    "bad-header",
+                    "Last-Event-ID",
+                    "cannot be used",
+                    "<position>-<8 hexadecimal digits>",
+                )
             })?),
         };
         let limit = match media {
@@ -271,7 +276,8 @@ mod tests {
         let project = || Scope::Project("p".into());
         assert!(backward(project(), ""));
         assert!(backward(project(), "limit=5&offset=5&type=x"));
-        for query in ["order=asc", "after=3", "before=3", "since=2026-01-01T00:00:00Z", "until=2026-01-01T00:00:00Z"]
+        for query in
+            ["order=asc", "after=3", "before=3", "since=2026-01-01T00:00:00Z", "until=2026-01-01T00:00:00Z"]
         {
             assert!(!backward(project(), query), "{query}");
         }

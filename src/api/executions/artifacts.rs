@@ -50,12 +50,16 @@ pub async fn bytes(
     let row = api.read(move |models| models.executions().artifact_by_sha(execution, &wanted)).await?;
     let Some(row) = row else {
         let shown: String = sha256.chars().take(64).collect();
-        return Err(Problem::new("artifact-unknown", format!("execution {execution} has no artifact {shown:?}")));
+        return Err(Problem::new(
+            "artifact-unknown",
+            format!("execution {execution} has no artifact {shown:?}"),
+        ));
     };
     let bytes = api.artifacts.get(&row.sha256).await?;
     let media = HeaderValue::from_str(&row.media_type)
         .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-    let etag = HeaderValue::from_str(&format!("\"{}\"", row.sha256)).unwrap_or(HeaderValue::from_static("\"\""));
+    let etag =
+        HeaderValue::from_str(&format!("\"{}\"", row.sha256)).unwrap_or(HeaderValue::from_static("\"\""));
     let headers = [
         (header::CONTENT_TYPE, media),
         (header::ETAG, etag),

@@ -69,15 +69,19 @@ async fn plan(api: &Api, order: &Order, errors: &mut Vec<FieldError>) -> Result<
     let project = api.handle.load::<Project>(&order.project_module).await?.state;
     let Some((version, spec_sha256)) = project.active.clone() else {
         errors.push(
-            FieldError::new("project_module", format!("project {:?} has no configuration", order.project_module))
-                .hint("upload one with POST /project-configs"),
+            FieldError::new(
+                "project_module",
+                format!("project {:?} has no configuration", order.project_module),
+            )
+            .hint("upload one with POST /project-configs"),
         );
         return Ok(None);
     };
     let config_id = id::config(&order.project_module, version);
     api.settle(api.handle.log().head().position).await;
     let config = api.project_config(config_id).await?.ok_or_else(|| {
-        Problem::new("read-model-behind", "the project's configuration is not in the read model yet").retry_after(1)
+        Problem::new("read-model-behind", "the project's configuration is not in the read model yet")
+            .retry_after(1)
     })?;
     let profile = match profile_of(api, order, &project, &config, errors).await? {
         Some(profile_id) => pin(api, order, profile_id, errors).await?,
@@ -111,8 +115,11 @@ async fn profile_of(
             if default.is_none() {
                 let _ = api;
                 errors.push(
-                    FieldError::new("deployment_profile_name", "is needed: the project has no default profile")
-                        .hint("name a profile, or make one the default with is_default"),
+                    FieldError::new(
+                        "deployment_profile_name",
+                        "is needed: the project has no default profile",
+                    )
+                    .hint("name a profile, or make one the default with is_default"),
                 );
             }
             Ok(default)
@@ -127,7 +134,11 @@ async fn pin(
     profile_id: Uuid,
     errors: &mut Vec<FieldError>,
 ) -> Result<Option<PinnedProfile>, Problem> {
-    let field = if order.deployment_profile_id.is_some() { "deployment_profile_id" } else { "deployment_profile_name" };
+    let field = if order.deployment_profile_id.is_some() {
+        "deployment_profile_id"
+    } else {
+        "deployment_profile_name"
+    };
     let Profile::Active(facts) = api.handle.load::<Profile>(&profile_id.to_string()).await?.state else {
         errors.push(
             FieldError::new(field, "names no deployment profile").hint("GET /deployment-profiles lists them"),
@@ -360,11 +371,9 @@ fn is_of(created: &Created, order: &Order) -> bool {
         && order.archive_name.as_ref().is_none_or(|name| *name == created.archive_name)
         && named.is_none_or(|profile| profile == created.profile.profile_id)
         && created.sources.len() == wanted.len()
-        && created
-            .sources
-            .iter()
-            .zip(wanted)
-            .all(|(source, (identifier, sbids))| source.source_identifier == identifier && source.sbids == *sbids)
+        && created.sources.iter().zip(wanted).all(|(source, (identifier, sbids))| {
+            source.source_identifier == identifier && source.sbids == *sbids
+        })
 }
 
 /// The one signature of an execution's data: of its source, or a digest over those of all, in order.

@@ -63,10 +63,13 @@ pub fn deployment(given: Option<Value>, errors: &mut Vec<FieldError>) -> Option<
             let kind = given.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
             let (known, required): (&[&str], &[&str]) = match kind.as_str() {
                 "rest_remote" => (REST, &["deploy_host", "deploy_port"]),
-                "slurm_remote" => (SLURM, &["login_node", "account", "home_dir", "log_dir", "dlg_root", "facility"]),
+                "slurm_remote" => {
+                    (SLURM, &["login_node", "account", "home_dir", "log_dir", "dlg_root", "facility"])
+                }
                 "simulated" => (SIMULATED, &[]),
                 _ => {
-                    errors.push(FieldError::new("deployment.kind", "is not a kind of deployment").hint(KINDS));
+                    errors
+                        .push(FieldError::new("deployment.kind", "is not a kind of deployment").hint(KINDS));
                     return None;
                 }
             };
@@ -77,7 +80,8 @@ pub fn deployment(given: Option<Value>, errors: &mut Vec<FieldError>) -> Option<
             for field in required {
                 if !given.contains_key(*field) {
                     errors.push(
-                        FieldError::new(format!("deployment.{field}"), "is missing").hint(format!("{kind} needs it")),
+                        FieldError::new(format!("deployment.{field}"), "is missing")
+                            .hint(format!("{kind} needs it")),
                     );
                     complete = false;
                 }
@@ -114,7 +118,9 @@ fn typed(kind: &str, given: Value) -> Result<Deployment, FieldError> {
 fn is_host(host: &str) -> bool {
     !host.is_empty()
         && host.len() <= 253
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
 }
 
 /// Checks what types cannot say.
@@ -130,7 +136,11 @@ pub fn spec(spec: &Spec, errors: &mut Vec<FieldError>) {
         wrong("description", "is too long", "at most 4000 bytes");
     }
     if spec.max_concurrent_executions == Some(0) {
-        wrong("max_concurrent_executions", "is 0", "at least 1, or null for no limit; pause a profile to stop it");
+        wrong(
+            "max_concurrent_executions",
+            "is 0",
+            "at least 1, or null for no limit; pause a profile to stop it",
+        );
     }
     let translation = &spec.translation;
     if !(1..=100_000).contains(&translation.num_par) {
@@ -140,8 +150,9 @@ pub fn spec(spec: &Spec, errors: &mut Vec<FieldError>) {
         wrong("translation.num_islands", "is out of range", "1 to 10000 islands (0 counts as 1)");
     }
     if let Some(url) = &translation.tm_url {
-        let fits = url::Url::parse(url)
-            .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.password().is_none());
+        let fits = url::Url::parse(url).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.password().is_none()
+        });
         if !fits {
             wrong("translation.tm_url", "is no address", "http(s)://host:port without a password, or null");
         }

@@ -131,8 +131,7 @@ pub fn status(row: &Execution, beside: &Beside, now: DateTime<Utc>) -> Value {
     let slurm = row.scheduler_name == "slurm";
     let last_seen = beside.sessions.last().and_then(|session| session.last_observation.as_ref());
     let until = row.completed_at.unwrap_or(now);
-    let duration =
-        row.started_at.map(|started| (until - started).num_milliseconds().max(0) as f64 / 1000.0);
+    let duration = row.started_at.map(|started| (until - started).num_milliseconds().max(0) as f64 / 1000.0);
     json!({
         "uuid": row.id,
         "status": row.status,
@@ -163,8 +162,7 @@ pub fn status(row: &Execution, beside: &Beside, now: DateTime<Utc>) -> Value {
 
 /// `GET …/summary`.
 pub fn summary(row: &Execution) -> Value {
-    let identifiers: Vec<&str> =
-        row.sources.iter().map(|source| source.source_identifier.as_str()).collect();
+    let identifiers: Vec<&str> = row.sources.iter().map(|source| source.source_identifier.as_str()).collect();
     json!({
         "uuid": row.id,
         "project_module": row.project_module,

@@ -11,8 +11,7 @@ use crate::api::readiness::Poll;
 
 /// The record; `session` is the latest attempt that was announced.
 pub fn shape(row: &Execution, session: Option<&Session>, poll: Option<&Poll>) -> Value {
-    let identifiers: Vec<&str> =
-        row.sources.iter().map(|source| source.source_identifier.as_str()).collect();
+    let identifiers: Vec<&str> = row.sources.iter().map(|source| source.source_identifier.as_str()).collect();
     let sources: Vec<Value> = row
         .sources
         .iter()
@@ -80,7 +79,13 @@ pub fn shape(row: &Execution, session: Option<&Session>, poll: Option<&Poll>) ->
 
 fn dim(session: &Session) -> Value {
     let (deployed_at, base, verify_ssl, status_url, graph_url) = match &session.receipt {
-        Some(Receipt::Dim { deployed_at, dim_rest_base, verify_ssl, session_status_url, graph_status_url }) => (
+        Some(Receipt::Dim {
+            deployed_at,
+            dim_rest_base,
+            verify_ssl,
+            session_status_url,
+            graph_status_url,
+        }) => (
             Some(*deployed_at),
             Some(dim_rest_base.as_str()),
             Some(*verify_ssl),

@@ -71,7 +71,8 @@ pub fn execution(row: &Execution, around: Around<'_>) -> Option<Why> {
                     session.uncertain_reason.as_deref().unwrap_or("no reason is known")
                 ))
             });
-            let what = format!("evidence whether the backend has session {session}{}", lost.unwrap_or_default());
+            let what =
+                format!("evidence whether the backend has session {session}{}", lost.unwrap_or_default());
             let since = around.session.and_then(|session| session.uncertain_at);
             Why::new(troubled(what), since, next_look)
         }
@@ -80,9 +81,11 @@ pub fn execution(row: &Execution, around: Around<'_>) -> Option<Why> {
             row.submission_pending_at,
             row.submission_deadline_at.or(next_look),
         ),
-        "submitted" if row.cancel_requested => {
-            Why::new(troubled(format!("the backend to end session {session}")), Some(row.last_event_at), next_look)
-        }
+        "submitted" if row.cancel_requested => Why::new(
+            troubled(format!("the backend to end session {session}")),
+            Some(row.last_event_at),
+            next_look,
+        ),
         "submitted" if row.status == "awaiting_scheduler" => {
             let reason = row.scheduler_reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
             let what = format!("the scheduler {} to start it{reason}", row.scheduler_name);

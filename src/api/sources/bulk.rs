@@ -56,9 +56,7 @@ pub async fn register(
 
     let ids: Vec<Uuid> = order.items.iter().map(Registration::id).collect();
     let rows = api
-        .read(move |models| {
-            ids.into_iter().map(|id| models.sources().get(id)).collect::<Result<Vec<_>, _>>()
-        })
+        .read(move |models| ids.into_iter().map(|id| models.sources().get(id)).collect::<Result<Vec<_>, _>>())
         .await?;
     let mut surveys: HashMap<String, Survey> = HashMap::new();
     let mut items = Vec::with_capacity(rows.len());

@@ -115,9 +115,7 @@ async fn whole_project(api: &Api, module: &str) -> Result<Vec<(Uuid, String)>, P
         let rows = api.read(move |models| models.sources().list(Some(&name), window)).await?;
         let last = rows.last().map(|row| row.created_position);
         let full = rows.len() as u64 == PAGE;
-        found.extend(
-            rows.into_iter().filter(|row| row.enabled).map(|row| (row.id, row.source_identifier)),
-        );
+        found.extend(rows.into_iter().filter(|row| row.enabled).map(|row| (row.id, row.source_identifier)));
         match last {
             Some(last) if full => window = Window::before(last, PAGE),
             _ => return Ok(found),

@@ -78,7 +78,8 @@ async fn killed_after_a_source_was_admitted_its_execution_is_created() {
 async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
     #[expect(clippy::disallowed_methods, reason = "the switch of `make soak`, and a seed to repeat a run")]
     let (soak, seed) = (std::env::var("BEAMPIPE_TEST_SOAK").is_ok(), std::env::var("SEED").ok());
-    let mut random = Random(seed.and_then(|seed| seed.parse().ok()).unwrap_or(u64::from(std::process::id()) | 1));
+    let mut random =
+        Random(seed.and_then(|seed| seed.parse().ok()).unwrap_or(u64::from(std::process::id()) | 1));
     eprintln!("SEED={}", random.0);
     let own = Own::dim();
     let mut service = Service::start(&[]).await;
@@ -108,7 +109,9 @@ async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
         }
     }
     let executions = service
-        .until("all at their end", Duration::from_secs(180), |all| all.len() >= 4 && all.iter().all(is_terminal))
+        .until("all at their end", Duration::from_secs(180), |all| {
+            all.len() >= 4 && all.iter().all(is_terminal)
+        })
         .await;
     one_session_an_attempt(&service, own.port(), &executions).await;
     let completed = executions.iter().filter(status_is("completed")).count();
@@ -116,7 +119,12 @@ async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
     let registered = registered(&service).await;
     let lost: Vec<&String> = acknowledged.iter().filter(|name| !registered.contains(*name)).collect();
     assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
-    eprintln!("{} kills, {} executions, {} acknowledged sources", kills, executions.len(), acknowledged.len());
+    eprintln!(
+        "{} kills, {} executions, {} acknowledged sources",
+        kills,
+        executions.len(),
+        acknowledged.len()
+    );
     service.stop().await;
     service.verify_log();
 }
@@ -182,8 +190,7 @@ async fn a_manager_that_is_away_delays_executions_and_fails_none() {
     assert_eq!(ready["status"], "degraded", "{ready:#}");
     assert!(ready.to_string().contains("dim_demo"), "{ready:#}");
     own.call("start-dim");
-    let executions = service
-        .until("at their end", Duration::from_secs(120), |all| all.iter().all(is_terminal))
-        .await;
+    let executions =
+        service.until("at their end", Duration::from_secs(120), |all| all.iter().all(is_terminal)).await;
     assert_eq!(executions.iter().filter(status_is("completed")).count(), 2, "{executions:#?}");
 }

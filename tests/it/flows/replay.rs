@@ -25,7 +25,8 @@ async fn read_models_that_were_deleted_come_back_byte_identical() {
     ];
     for execution in &executions {
         let id = execution["uuid"].as_str().unwrap();
-        for part in ["", "/status", "/summary", "/ledger-snapshot", "/artifacts", "/events", "/observations"] {
+        for part in ["", "/status", "/summary", "/ledger-snapshot", "/artifacts", "/events", "/observations"]
+        {
             paths.push(format!("/executions/{id}{part}"));
         }
     }
@@ -51,7 +52,8 @@ async fn read_models_that_were_deleted_come_back_byte_identical() {
     service.stop().await;
     let file = service.state_dir().join("read-models/executions.sqlite");
     let altered = rusqlite::Connection::open(file).unwrap();
-    let changed = altered.execute("UPDATE executions SET status = 'completed' WHERE status = 'failed'", []).unwrap();
+    let changed =
+        altered.execute("UPDATE executions SET status = 'completed' WHERE status = 'failed'", []).unwrap();
     assert_eq!(changed, 1);
     drop(altered);
     let found = service.command(&["projections", "verify"]);

@@ -24,7 +24,9 @@ async fn a_survey_registers_discovers_runs_and_is_watched() {
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0]["sources"][0]["source_identifier"], "HIPASSJ1245-00");
 
-    for (outcome, source) in [("discovery.error", "HIPASSJ1250-20"), ("discovery.no_datasets", "HIPASSJ2359-59")] {
+    for (outcome, source) in
+        [("discovery.error", "HIPASSJ1250-20"), ("discovery.no_datasets", "HIPASSJ2359-59")]
+    {
         let events = service.events(&format!("/projects/{PROJECT}/events")).await;
         let found: BTreeSet<&str> = events
             .iter()
