@@ -174,7 +174,8 @@ impl Client {
     pub async fn all(&self, path: &str, query: &[(&str, String)]) -> Result<Raw, ClientError> {
         let (mut items, mut next) = self.page::<Raw>(path, query).await?;
         while let Some(query) = next {
-            let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+            let pairs: Vec<(String, String)> =
+                url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
             let pairs: Vec<(&str, String)> = pairs.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
             let page = self.page::<Raw>(path, &pairs).await?;
             items.extend(page.0);

@@ -133,12 +133,17 @@ impl Rebuild {
 async fn status(client: &Client, names: &[String]) -> anyhow::Result<Vec<Value>> {
     let all = client.get("/projections", &[]).await?;
     let all = all.as_array().context("the service does not list its read models")?;
-    let named = |one: &&Value| one["name"].as_str().is_some_and(|name| names.iter().any(|wanted| wanted == name));
+    let named =
+        |one: &&Value| one["name"].as_str().is_some_and(|name| names.iter().any(|wanted| wanted == name));
     Ok(all.iter().filter(named).cloned().collect())
 }
 
 /// Whether a rebuild still goes on (`None`: no more), and what went wrong with one.
-async fn still(client: &Client, names: &[String], bar: &ProgressBar) -> anyhow::Result<Option<Option<String>>> {
+async fn still(
+    client: &Client,
+    names: &[String],
+    bar: &ProgressBar,
+) -> anyhow::Result<Option<Option<String>>> {
     let (mut going, mut position, mut head) = (false, 0, 0);
     for one in status(client, names).await? {
         let rebuild = &one["rebuild"];

@@ -171,7 +171,7 @@ impl Screen {
                     stays
                 });
                 for row in changed.iter().filter_map(|source| board.row(source)) {
-                    if !bars.contains_key(&row.source) && !(full && row.settled()) {
+                    if !(bars.contains_key(&row.source) || full && row.settled()) {
                         // Rows are in the order of their names, below the head.
                         let place = bars.range(..row.source.clone()).count() + 1;
                         let bar = all.insert(place, ProgressBar::new(Stage::LAST));
