@@ -294,3 +294,6 @@ async fn is_in_log(checkpoint: Checkpoint, log: &dyn Log) -> Result<bool, ReadEr
     let page = log.read_all(position, Direction::Forward, 1, &Filter::All).await?;
     Ok(page.events.first().is_some_and(|event| (event.position, event.hash) == (position, hash)))
 }
+
+#[cfg(test)]
+mod tests;
