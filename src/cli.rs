@@ -195,7 +195,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
     match error.chain().find_map(|cause| cause.downcast_ref::<ClientError>()) {
         Some(ClientError::Problem(problem)) => {
             remark(format!("error: {}", problem.title));
-            if !problem.detail.is_empty() && problem.detail != problem.title {
+            // With a list of what is wrong, the detail only repeats its beginning.
+            if problem.errors.is_empty() && !problem.detail.is_empty() && problem.detail != problem.title {
                 remark(format!("  {}", problem.detail.replace('\n', "\n  ")));
             }
             for wrong in &problem.errors {
