@@ -579,3 +579,6 @@ impl Fold<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,10 +147,9 @@ impl<P: Projection> Fold for File<P> {
 
     fn close(self: Box<Self>) -> Result<()> {
         self.save_checkpoint(self.checkpoint)?;
-        self.db.pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(())).or_else(|error| {
-            // Somebody reads: then the last connection that closes moves it.
-            if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) { Ok(()) } else { Err(error) }
-        })?;
+        // Whoever reads now keeps it from being emptied; then the last connection that closes does it.
+        self.db.busy_timeout(Duration::from_millis(100))?;
+        self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         let Self { path, db, .. } = *self;
         db.close().map_err(|(_, error)| error)?;
         let synced = std::fs::File::open(path).and_then(|file| file.sync_all());

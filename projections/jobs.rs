@@ -275,3 +275,6 @@ impl Fold<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

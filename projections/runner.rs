@@ -203,7 +203,8 @@ impl Models {
         }
     }
 
-    fn stop(&self) {
+    /// The same for whoever shares them; blocks until the files are closed.
+    pub fn stop(&self) {
         self.core.closing.send_replace(true);
         for slot in &self.core.slots {
             slot.hang_up();
@@ -294,3 +295,6 @@ async fn is_in_log(checkpoint: Checkpoint, log: &dyn Log) -> Result<bool, ReadEr
     let page = log.read_all(position, Direction::Forward, 1, &Filter::All).await?;
     Ok(page.events.first().is_some_and(|event| (event.position, event.hash) == (position, hash)))
 }
+
+#[cfg(test)]
+mod tests;

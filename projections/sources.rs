@@ -394,3 +394,6 @@ impl Fold<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use beampipe_domain::{Aggregate, Event};
 use beampipe_log::memory::MemoryLog;
 use beampipe_log::{Expected, Hash, Head, Log, NewEvent, Recorded};
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::types::Value;

@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Parts, Readiness, Settings};
 use crate::artifacts::Artifacts;
+use crate::auth;
 use crate::clock::Clock;
+use crate::codec;
 use crate::config::Config;
 use crate::handle::Handle;
-use crate::measured::Measured;
 use crate::metrics::Metrics;
+use crate::metrics::measured::Measured;
 use crate::work::{self, Shop};
-use crate::codec;
 
 /// Serves until it is told to stop (SIGTERM, SIGINT).
 pub async fn serve(config: Config) -> anyhow::Result<()> {
@@ -29,33 +30,35 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     private_directory(&config.state_dir)?;
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "sqlite");
     let log = open_log(&config, &clock, &metrics)?;
-    let models = open_models(&config, log.clone(), &clock)?;
+    let models = open_models(&config, log.clone(), &clock).await?;
     let handle = Handle::new(log.clone(), clock.clone());
-    let artifacts = Artifacts::local(&config.artifacts_dir()).context("the artifact store cannot be opened")?;
+    let artifacts =
+        Artifacts::local(&config.artifacts_dir()).context("the artifact store cannot be opened")?;
 
     let listener = listen(config.http.listen, "http.listen").await?;
     let metrics_listener = listen(config.metrics.listen, "metrics.listen").await?;
-    if let Some(first) = api::accounts::bootstrap_admin(&handle).await? {
+    if let Some(first) = auth::bootstrap_admin(&handle).await? {
         println!("The log is empty: this is the first start. The following is shown once.");
         println!("  user:     {}", first.username);
-        println!("  password: {}", first.password);
+        println!("  password: {}", first.one_time_password);
         println!("  API key:  {}", first.api_key);
     }
 
-    let stopping = CancellationToken::new();
+    let (stopping, readiness) = (CancellationToken::new(), Readiness::new());
     let api = Api::new(Parts {
         handle: handle.clone(),
         models: models.clone(),
         metrics: metrics.clone(),
         artifacts: Arc::new(artifacts.clone()),
         settings: api_settings(&config),
-        readiness: Arc::new(Readiness::default()),
+        readiness: readiness.clone(),
         stopping: stopping.clone(),
     });
     let beside = api.start();
 
     let host = work::worker::host_name();
-    let instance_name = Some(config.work.instance_name.clone()).filter(|name| !name.is_empty()).unwrap_or(host.clone());
+    let instance_name =
+        Some(config.work.instance_name.clone()).filter(|name| !name.is_empty()).unwrap_or(host.clone());
     let worker_id = format!("{host}-{}-{}", std::process::id(), &clock.id().simple().to_string()[20..]);
     let settings = crate::config::Work { instance_name, ..config.work.clone() };
     let shop = Shop::new(
@@ -68,6 +71,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         metrics,
         worker_id,
     )?;
+    let seen = shop.seen.clone();
+    readiness.looks_from(move || {
+        let look = |look: work::probes::Look| api::readiness::Look {
+            up: look.up,
+            checked_at: look.checked_at,
+            latency_ms: look.latency_ms,
+            error: look.error,
+        };
+        seen.all().into_iter().map(|(name, seen)| (name, look(seen))).collect()
+    });
     let work = Work::start(Arc::new(shop));
 
     let public = listener.local_addr()?;
@@ -88,25 +101,26 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     for task in beside {
         task.abort();
     }
-    models.close().await;
+    tokio::task::spawn_blocking(move || models.stop()).await?;
     log.close().await;
     Ok(())
 }
 
-fn open_log(config: &Config, clock: &Clock, metrics: &Metrics) -> anyhow::Result<Arc<dyn Log>> {
+fn open_log(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<dyn Log>> {
     let path = config.log_path();
     let now = clock.clone();
     let log = SqliteLog::open(&path, SqliteOptions::new(Arc::new(move || now.now())))
         .with_context(|| format!("the log {} cannot be opened", path.display()))?;
-    let seconds = metrics.log_append_duration_seconds.with_label_values(&["sqlite"]);
-    Ok(Arc::new(Measured::new(Arc::new(log), seconds)))
+    Ok(Measured::new(Arc::new(log), metrics.clone()))
 }
 
-fn open_models(config: &Config, log: Arc<dyn Log>, clock: &Clock) -> anyhow::Result<Arc<Models>> {
+async fn open_models(config: &Config, log: Arc<dyn Log>, clock: &Clock) -> anyhow::Result<Arc<Models>> {
     let directory = config.read_models_dir();
     let now = clock.clone();
-    let decode = Arc::new(|recorded: &beampipe_log::Recorded| codec::decode(recorded).map_err(|e| e.to_string()));
+    let decode =
+        Arc::new(|recorded: &beampipe_log::Recorded| codec::decode(recorded).map_err(|e| e.to_string()));
     let models = Models::open(&directory, log, decode, Arc::new(move || now.now()))
+        .await
         .with_context(|| format!("the read models in {} cannot be opened", directory.display()))?;
     Ok(Arc::new(models))
 }
@@ -163,7 +177,8 @@ impl Work {
 
 async fn serve_on(listener: TcpListener, router: axum::Router, stopping: CancellationToken) {
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let served = axum::serve(listener, service).with_graceful_shutdown(async move { stopping.cancelled().await });
+    let served =
+        axum::serve(listener, service).with_graceful_shutdown(async move { stopping.cancelled().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "a listener has ended");
     }

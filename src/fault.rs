@@ -14,10 +14,14 @@ pub fn point(name: &str) {
     if !cfg!(debug_assertions) {
         return;
     }
-    #[expect(clippy::disallowed_methods, reason = "a switch for tests, deliberately not part of the configuration")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a switch for tests, deliberately not part of the configuration"
+    )]
     let wanted = WANTED.get_or_init(|| {
         let text = std::env::var("BEAMPIPE_TEST_CRASH_AT").ok().filter(|text| !text.is_empty())?;
-        let (name, nth) = text.rsplit_once(':').and_then(|(name, n)| Some((name, n.parse().ok()?))).unwrap_or((&text, 1));
+        let (name, nth) =
+            text.rsplit_once(':').and_then(|(name, n)| Some((name, n.parse().ok()?))).unwrap_or((&text, 1));
         Some((name.to_owned(), nth))
     });
     let Some((place, nth)) = wanted else { return };

@@ -2,12 +2,20 @@
 //!
 //! This list is the map of the tree; `docs/architecture.md` walks through it.
 
+/// The HTTP API.
+pub mod api;
+/// Wires everything; start and orderly stop.
+pub mod app;
 /// Archives: where data is discovered (IVOA TAP).
 pub mod archives;
 /// Large bytes by their digest.
 pub mod artifacts;
+/// Passwords, tokens, and what they prove.
+pub mod auth;
 /// Where executions run: DALiuGE over REST, and a simulated one for load tests.
 pub mod backends;
+/// The command line.
+pub mod cli;
 /// Time, ids and randomness.
 pub mod clock;
 /// Events to JSON and back.
@@ -18,5 +26,11 @@ pub mod config;
 pub mod fault;
 /// Load, decide, append; decide again on conflict.
 pub mod handle;
+/// Everything that Prometheus scrapes.
+pub mod metrics;
 /// Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
+/// What the service says while it runs.
+pub mod telemetry;
+/// Scheduler, queue and workers.
+pub mod work;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The verbs, nothing else.
+
+fn main() -> std::process::ExitCode {
+    beampipe::cli::main()
+}

@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::archives::tap::{Limits, TapClient};
 use crate::artifacts::Artifacts;
 use crate::backends::dim::Dim;
 use crate::backends::simulated::{Settings, Simulated, World};
@@ -58,6 +59,8 @@ pub struct Shop {
     pub polls: Polls,
     /// What the probes saw last.
     pub seen: probes::Seen,
+    turns: Mutex<lru::LruCache<String, Arc<tokio::sync::Mutex<()>>>>,
+    archives: Mutex<HashMap<String, TapClient>>,
     configs: Mutex<lru::LruCache<Uuid, Arc<ProjectConfig>>>,
 }
 
@@ -89,7 +92,10 @@ impl From<HandleError> for JobError {
 }
 
 impl Shop {
-    #[expect(clippy::too_many_arguments, reason = "it is the list of parts, named once where the service is wired")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it is the list of parts, named once where the service is wired"
+    )]
     pub fn new(
         handle: Handle,
         models: Arc<Models>,
@@ -114,6 +120,8 @@ impl Shop {
             world: World::default(),
             polls: Polls::default(),
             seen: probes::Seen::default(),
+            turns: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(1023))),
+            archives: Mutex::default(),
             configs: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(63))),
         })
     }
@@ -126,12 +134,18 @@ impl Shop {
         let first = first.first().ok_or_else(|| JobError::Fail(format!("no execution {execution}")))?;
         match codec::decode(first).map_err(|error| JobError::Fail(error.to_string()))? {
             beampipe_domain::Event::Execution(execution::Event::Created(created)) => Ok(*created),
-            _ => Err(JobError::Fail(format!("the stream of execution {execution} does not begin with its creation"))),
+            _ => Err(JobError::Fail(format!(
+                "the stream of execution {execution} does not begin with its creation"
+            ))),
         }
     }
 
     /// The revision of a project's configuration that an execution or a job pins.
-    pub async fn config(&self, project_module: &str, config_id: Uuid) -> Result<Arc<ProjectConfig>, JobError> {
+    pub async fn config(
+        &self,
+        project_module: &str,
+        config_id: Uuid,
+    ) -> Result<Arc<ProjectConfig>, JobError> {
         if let Some(config) = self.configs.lock().get(&config_id) {
             return Ok(config.clone());
         }
@@ -142,10 +156,13 @@ impl Shop {
             let page = page.map_err(|error| JobError::Retry(error.to_string()))?;
             for recorded in &page.events {
                 let event = codec::decode(recorded).map_err(|error| JobError::Fail(error.to_string()))?;
-                let beampipe_domain::Event::Project(project::Event::ConfigUploaded(uploaded)) = event else { continue };
+                let beampipe_domain::Event::Project(project::Event::ConfigUploaded(uploaded)) = event else {
+                    continue;
+                };
                 if uploaded.config_id == config_id {
-                    let config = ProjectConfig::from_spec(&uploaded.spec)
-                        .map_err(|error| JobError::Fail(format!("configuration {config_id} cannot be read: {error}")))?;
+                    let config = ProjectConfig::from_spec(&uploaded.spec).map_err(|error| {
+                        JobError::Fail(format!("configuration {config_id} cannot be read: {error}"))
+                    })?;
                     let config = Arc::new(config);
                     self.configs.lock().put(config_id, config.clone());
                     return Ok(config);
@@ -153,7 +170,11 @@ impl Shop {
             }
             match page.next {
                 Some(next) => from = next,
-                None => return Err(JobError::Fail(format!("project {project_module} has no configuration {config_id}"))),
+                None => {
+                    return Err(JobError::Fail(format!(
+                        "project {project_module} has no configuration {config_id}"
+                    )));
+                }
             }
         }
     }
@@ -176,8 +197,24 @@ impl Shop {
                     seed: simulated.seed,
                 },
             ))),
-            Deployment::SlurmRemote(_) => Err("this release runs executions on rest_remote and simulated profiles".into()),
+            Deployment::SlurmRemote(_) => {
+                Err("this release runs executions on rest_remote and simulated profiles".into())
+            }
         }
+    }
+
+    /// The turn to hand over to a place: one hand-over at a time, see [`submit`].
+    pub fn turn(&self, place: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.turns.lock().get_or_insert(place.to_owned(), Arc::default).clone()
+    }
+
+    /// The client of an archive: one for all jobs, so that they pace their requests together.
+    pub fn archive(&self, address: &str, limits: Limits) -> Result<TapClient, String> {
+        let base: url::Url = address.parse().map_err(|error| format!("{address}: {error}"))?;
+        let key = format!("{base} {limits:?}");
+        let mut archives = self.archives.lock();
+        let client = archives.entry(key).or_insert_with(|| TapClient::new(self.http.clone(), base, limits));
+        Ok(client.clone())
     }
 
     /// How long to wait before the next try after `failures` in a row: doubling, jittered, at most five minutes.

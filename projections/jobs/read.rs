@@ -137,6 +137,16 @@ impl Jobs {
         self.0.one(&sql, (blob(&execution), kind.as_str()), Job::from_row)
     }
 
+    /// The queued or claimed jobs of a kind in a project, oldest first.
+    pub fn unfinished(&self, kind: Kind, project: &str, limit: u64) -> Result<Vec<Job>, ReadModelError> {
+        let sql = select(
+            "WHERE id IN (SELECT id FROM jobs WHERE status = 'queued' AND kind = ?1 \
+             UNION ALL SELECT id FROM jobs WHERE status = 'running' AND +kind = ?1) AND project_module = ?2 \
+             ORDER BY created_position LIMIT ?3",
+        );
+        self.0.all(&sql, (kind.as_str(), project, clamp(limit)), Job::from_row)
+    }
+
     /// The queued or claimed job that was asked for under a key.
     pub fn unfinished_by_key(&self, idempotency_key: &str) -> Result<Option<Job>, ReadModelError> {
         let sql = select(

@@ -84,6 +84,12 @@ pub fn text(config: &ProjectConfig, identifier: &str) -> Result<String, PrepareE
             }
         }
     }
+    out.push_str("\nconditions of a dataset\n");
+    for condition in all["require"].as_array().into_iter().flatten().filter_map(Value::as_object) {
+        let tests = condition.iter().filter(|(name, value)| *name != "field" && !value.is_null());
+        let tests: Vec<String> = tests.map(|(name, value)| format!("{name} {}", shown(value))).collect();
+        out.push_str(&format!("  {}: {}\n", shown(&condition["field"]), tests.join(", ")));
+    }
     out.push_str("\nlimits\n");
     for (name, value) in all["limits"].as_object().into_iter().flatten() {
         out.push_str(&format!("  {name} = {}\n", shown(value)));

@@ -9,6 +9,7 @@ pub mod count;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -89,6 +90,8 @@ impl GraphError {
 #[derive(Debug, Clone)]
 pub struct Graph {
     value: Value,
+    /// As they came.
+    pub bytes: Bytes,
     pub sha256: String,
 }
 
@@ -181,7 +184,7 @@ impl Graph {
         }
         let value: Value =
             serde_json::from_slice(bytes).map_err(|error| GraphError::Malformed(error.to_string()))?;
-        let graph = Self { value, sha256: found };
+        let graph = Self { value, bytes: Bytes::copy_from_slice(bytes), sha256: found };
         graph.check_ids()?;
         Ok(graph)
     }

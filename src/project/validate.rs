@@ -131,13 +131,28 @@ fn read(yaml: &str) -> Result<Value, Diagnostic> {
     let value: Value = serde_saphyr::from_str_with_options(yaml, options).map_err(|error| {
         let place = error.location().map(|at| format!("line {}, column {}: ", at.line(), at.column()));
         let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        wrong("yaml_syntax", format!("{}{first}", place.unwrap_or_default()))
+        let (code, words) = in_our_words(text.lines().next().unwrap_or_default());
+        wrong(code, format!("{}{words}", place.unwrap_or_default()))
     })?;
     if !value.is_object() {
         return Err(wrong("yaml_not_a_mapping", "a configuration is a mapping of sections".to_owned()));
     }
     Ok(value)
+}
+
+/// What the YAML reader says, without the names of its settings and the place it repeats.
+fn in_our_words(said: &str) -> (&'static str, String) {
+    if let Some((_, rest)) = said.split_once("duplicate mapping key: ") {
+        let key = rest.split(',').next().unwrap_or_default();
+        return ("yaml_duplicate_key", format!("`{key}` is given twice"));
+    }
+    if said.contains("budget breached") {
+        return (
+            "yaml_limits",
+            "more documents, levels, values or aliases than a configuration may have".to_owned(),
+        );
+    }
+    ("yaml_syntax", said.split(" at line ").next().unwrap_or(said).to_owned())
 }
 
 /// Collects what is wrong.

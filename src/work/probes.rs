@@ -177,8 +177,10 @@ async fn ask(shop: &Shop, target: &Target) -> Result<(), String> {
             let http = if *verify_tls { &shop.http } else { &shop.http_unverified };
             Dim::new(http.clone(), base).probe().await.map(|_| ()).map_err(|error| error.to_string())
         }
-        Target::Translator(base) => {
-            Translator::new(shop.http.clone(), base).version().await.map(|_| ()).map_err(|error| error.to_string())
-        }
+        Target::Translator(base) => Translator::new(shop.http.clone(), base)
+            .version()
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string()),
     }
 }

@@ -5,8 +5,8 @@
 //! expected revision of the job's stream, which has one winner.
 
 use beampipe_domain::execution::Execution;
-use beampipe_domain::job::{Command, Enqueued, Event, Job, Kind};
 use beampipe_domain::id;
+use beampipe_domain::job::{Command, Enqueued, Event, Job, Kind};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,12 @@ use crate::handle::{Context, Done, HandleError};
 const WATCH_ATTEMPTS: u32 = 1_000_000;
 
 /// Enqueues a job under `id`; one that is there already is left as it is.
-pub async fn ensure(shop: &Shop, context: &Context, id: Uuid, order: Enqueued) -> Result<Done<Job>, HandleError> {
+pub async fn ensure(
+    shop: &Shop,
+    context: &Context,
+    id: Uuid,
+    order: Enqueued,
+) -> Result<Done<Job>, HandleError> {
     shop.handle.handle::<Job>(&id.to_string(), context, Command::Enqueue(order)).await
 }
 
@@ -51,7 +56,13 @@ pub async fn ensure_execute(shop: &Shop, context: &Context, execution: Uuid) -> 
 }
 
 /// The order that carries an execution out.
-pub fn execute_order(shop: &Shop, execution: Uuid, project: &str, do_stage: bool, do_submit: bool) -> Enqueued {
+pub fn execute_order(
+    shop: &Shop,
+    execution: Uuid,
+    project: &str,
+    do_stage: bool,
+    do_submit: bool,
+) -> Enqueued {
     Enqueued {
         kind: Kind::Execute,
         payload: json!({"do_stage": do_stage, "do_submit": do_submit}),

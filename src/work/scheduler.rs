@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use beampipe_domain::admission::{self, Candidate, Counts, Limits, Skip};
 use beampipe_domain::execution::{self, Created, Execution, PinnedProfile, RequestedSource};
+use beampipe_domain::id;
 use beampipe_domain::job::Kind;
 use beampipe_domain::source::{self, Source};
-use beampipe_domain::id;
 use beampipe_projections::executions::Live;
 use beampipe_projections::projects::{Config, Profile, Project};
 use beampipe_projections::sources::Staleness;
@@ -61,10 +61,17 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken) {
     }
 }
 
-async fn timed<T>(shop: &Shop, kind: &str, work: impl Future<Output = Result<T, JobError>>) -> Result<(), JobError> {
+async fn timed<T>(
+    shop: &Shop,
+    kind: &str,
+    work: impl Future<Output = Result<T, JobError>>,
+) -> Result<(), JobError> {
     let started = Instant::now();
     let outcome = work.await;
-    shop.metrics.scheduler_tick_duration_seconds.with_label_values(&[kind]).observe(started.elapsed().as_secs_f64());
+    shop.metrics
+        .scheduler_tick_duration_seconds
+        .with_label_values(&[kind])
+        .observe(started.elapsed().as_secs_f64());
     outcome.map(|_| ())
 }
 
@@ -98,7 +105,8 @@ async fn discover_project(
     if config.adapters.required.iter().any(|adapter| down.contains(&tap_dependency(adapter))) {
         return Ok(());
     }
-    let unfinished = shop.models.jobs().unfinished(Kind::DiscoverBatch, module, COVERED_JOBS).map_err(unread)?;
+    let unfinished =
+        shop.models.jobs().unfinished(Kind::DiscoverBatch, module, COVERED_JOBS).map_err(unread)?;
     let room = usize(automation.concurrent_discovery_batch_limit)
         .saturating_sub(unfinished.len())
         .min(usize(automation.tick_discovery_batch_limit));
@@ -214,10 +222,14 @@ fn decide(
     let everything = shop.models.projects().all_paused().map_err(unread)?;
     let limits = Limits {
         enabled: automation.enabled && profile.is_some(),
-        paused: everything.or_else(|| project.paused_reason.clone()).or_else(|| profile.and_then(|p| p.paused_reason.clone())),
+        paused: everything
+            .or_else(|| project.paused_reason.clone())
+            .or_else(|| profile.and_then(|p| p.paused_reason.clone())),
         max_sources_per_execution: usize(automation.max_sources_per_execution),
         min_sources_to_trigger: usize(automation.min_sources_to_trigger),
-        max_wait_seconds: i64::try_from(automation.max_wait_minutes).ok().map(|minutes| minutes.saturating_mul(60)),
+        max_wait_seconds: i64::try_from(automation.max_wait_minutes)
+            .ok()
+            .map(|minutes| minutes.saturating_mul(60)),
         sources_per_tick: Some(usize(automation.tick_execution_source_limit)),
         executions_per_tick: Some(usize(automation.tick_execution_run_limit)),
         project_in_flight: Some(usize(automation.concurrent_execution_run_limit)),
@@ -257,7 +269,8 @@ async fn carry_out(
     batch: Vec<Candidate>,
 ) -> Result<bool, JobError> {
     let Some(first) = batch.first() else { return Ok(false) };
-    let revision = shop.handle.load::<Source>(&first.source_id.to_string()).await?.head.map_or(0, |head| head.revision);
+    let revision =
+        shop.handle.load::<Source>(&first.source_id.to_string()).await?.head.map_or(0, |head| head.revision);
     let execution_id = id::admitted(first.source_id, revision);
     let mut won = Vec::new();
     for candidate in batch {

@@ -66,10 +66,12 @@ pub async fn graph(
     do_stage: bool,
 ) -> Result<Bytes, StageError> {
     if !do_stage {
-        let staged = shop.models.executions().artifacts(execution).map_err(|e| JobError::Retry(e.to_string()))?;
+        let staged =
+            shop.models.executions().artifacts(execution).map_err(|e| JobError::Retry(e.to_string()))?;
         let patched = staged.iter().rev().find(|artifact| artifact.kind == "patched_graph");
         let Some(patched) = patched else {
-            let error = "do_stage is false and no earlier attempt has staged anything; execute with do_stage=true";
+            let error =
+                "do_stage is false and no earlier attempt has staged anything; execute with do_stage=true";
             return Err(StageError::Never { class: "validation", error: error.into() });
         };
         return fetch(shop, &patched.sha256).await;
@@ -91,14 +93,17 @@ pub async fn graph(
     });
     shop.handle.handle::<Execution>(&key, &job.context, command).await?;
 
-    let source = graphs::load(&config.graph, &shop.http, &shop.settings.graph_dir).await.map_err(|error| {
-        let (class, text) = (error.failure_class(), error.to_string());
-        match error {
-            GraphError::Fetch { .. } => StageError::Away { class, error: text },
-            GraphError::Timeout | GraphError::Status { status: 500.., .. } => StageError::Again { class, error: text },
-            _ => StageError::Never { class, error: text },
-        }
-    })?;
+    let source =
+        graphs::load(&config.graph, &shop.http, &shop.settings.graph_dir).await.map_err(|error| {
+            let (class, text) = (error.failure_class(), error.to_string());
+            match error {
+                GraphError::Fetch { .. } => StageError::Away { class, error: text },
+                GraphError::Timeout | GraphError::Status { status: 500.., .. } => {
+                    StageError::Again { class, error: text }
+                }
+                _ => StageError::Never { class, error: text },
+            }
+        })?;
     let patched = source.patch(&config.graph_patches, &manifest);
     let patched = patched.map_err(|error| never(error.failure_class())(error.to_string()))?;
     let source_artifact = put(shop, "source_graph", source.bytes.clone(), "application/json").await?;
@@ -124,7 +129,8 @@ async fn prepared(shop: &Shop, created: &Created) -> Result<Vec<Prepared>, Stage
     let mut all = Vec::with_capacity(created.sources.len());
     for source in &created.sources {
         let Some(sha256) = &source.metadata_sha256 else {
-            let error = format!("{} was not discovered when the execution was created", source.source_identifier);
+            let error =
+                format!("{} was not discovered when the execution was created", source.source_identifier);
             return Err(StageError::Never { class: "validation", error });
         };
         let bytes = fetch(shop, sha256).await?;
@@ -154,7 +160,8 @@ pub async fn translate(
             let translation = &created.profile.spec.translation;
             let tm_url = translation.tm_url.as_deref().or(shop.settings.tm_url.as_deref());
             let Some(tm_url) = tm_url else {
-                let error = "neither the profile's translation.tm_url nor the server's work.tm_url is set".to_owned();
+                let error =
+                    "neither the profile's translation.tm_url nor the server's work.tm_url is set".to_owned();
                 return Err(StageError::Never { class: "configuration", error });
             };
             let bound = std::time::Duration::from_secs(shop.settings.translator_timeout_seconds);
@@ -165,12 +172,19 @@ pub async fn translate(
             };
             let islands = translation.num_islands.max(1);
             let template = translator
-                .unroll_and_partition(&graph, algorithm, translation.num_par.max(1), islands, &session.to_string())
+                .unroll_and_partition(
+                    &graph,
+                    algorithm,
+                    translation.num_par.max(1),
+                    islands,
+                    &session.to_string(),
+                )
                 .await
                 .map_err(translation_failed)?;
             let host = remote.dim_host_for_tm.as_deref().unwrap_or(&remote.deploy_host);
             let port = remote.dim_port_for_tm.unwrap_or(remote.deploy_port);
-            let physical = translator.map(&template, host, port, islands).await.map_err(translation_failed)?;
+            let physical =
+                translator.map(&template, host, port, islands).await.map_err(translation_failed)?;
             (physical, tm_url.to_owned())
         }
         Deployment::SlurmRemote(_) => {
@@ -200,14 +214,17 @@ fn translation_failed(error: TranslateError) -> StageError {
         TranslateError::Unavailable { step: "map", .. } => {
             StageError::Away { class: "dependency_unavailable", error: text }
         }
-        error if error.may_be_asked_again() => StageError::Again { class: "dependency_unavailable", error: text },
+        error if error.may_be_asked_again() => {
+            StageError::Again { class: "dependency_unavailable", error: text }
+        }
         _ => StageError::Never { class: "validation", error: text },
     }
 }
 
 /// One drop for each node of the logical graph: the simulated backend counts them and does nothing with them.
 fn simulated_graph(graph: &[u8], session: Uuid) -> Result<Bytes, StageError> {
-    let graph: Value = serde_json::from_slice(graph).map_err(|error| never("validation")(error.to_string()))?;
+    let graph: Value =
+        serde_json::from_slice(graph).map_err(|error| never("validation")(error.to_string()))?;
     let nodes = graph["nodeDataArray"].as_array().map(Vec::as_slice).unwrap_or_default();
     let ids: BTreeSet<&str> = nodes.iter().filter_map(|node| node["id"].as_str()).collect();
     let drops: Vec<Value> = ids
@@ -241,6 +258,11 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
     let backend = shop.backend(&deployment).map_err(JobError::Fail)?;
     let session = submission.session_id.to_string();
     let clock = shop.clock.clone();
+    let place = match &deployment {
+        Deployment::RestRemote(remote) => remote.base_url(),
+        // Simulated sessions share nothing.
+        _ => session.clone(),
+    };
     let urls = (backend.session_status_url(&session), backend.graph_status_url(&session));
     let receipt = Box::new(move || match &deployment {
         Deployment::RestRemote(remote) => Receipt::Dim {
@@ -253,7 +275,8 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
         _ => Receipt::Simulated { deployed_at: clock.now() },
     });
     let graph = physical_graph(shop, execution).await?;
-    Ok(HandOver { execution, session, backend, graph, receipt })
+    let turn = shop.turn(&place);
+    Ok(HandOver { execution, session, backend, graph, receipt, turn })
 }
 
 async fn fetch(shop: &Shop, sha256: &str) -> Result<Bytes, StageError> {

@@ -4,6 +4,11 @@
 //! deploy) is one that the backend takes only once under the session's name, so whoever finds the hand-over half done goes
 //! on from what is seen there: the absence of a session is established by *taking the name*, and a worker that slept
 //! through all this is refused at its next step. Nothing here is repeated by a library, and no answer is guessed.
+//!
+//! One hand-over at a time to each backend: a DALiuGE Node Manager resolves the relative paths of a graph against the
+//! directory of the session that was created *last*, when the graph is deployed. Two hand-overs that overlap would mix the
+//! files of their sessions, and the wrong one would fail. For the same reason a half-done hand-over is only gone on with
+//! while its session is the newest.
 
 use std::sync::Arc;
 
@@ -23,6 +28,8 @@ pub struct HandOver {
     pub backend: Arc<dyn Backend>,
     pub graph: Bytes,
     pub receipt: Box<dyn Fn() -> Receipt + Send + Sync>,
+    /// Held from the first request to the last.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How far a hand-over came.
@@ -44,9 +51,21 @@ enum Next {
     Append,
     Deploy,
     Look,
-    Record { seen: Option<State> },
-    Refuse { class: &'static str, error: String, evidence: Option<String> },
-    Open { step: Step, reason: String, lost: bool },
+    Record {
+        seen: Option<State>,
+    },
+    Refuse {
+        class: &'static str,
+        error: String,
+        evidence: Option<String>,
+    },
+    /// Frees the name of a session that has no graph, to take it again.
+    Forget,
+    Open {
+        step: Step,
+        reason: String,
+        lost: bool,
+    },
 }
 
 /// The first hand-over of an attempt, right after it was announced.
@@ -59,7 +78,12 @@ pub async fn settle(shop: &Shop, context: &Context, over: &HandOver) -> Result<H
     go_on(shop, context, over, Next::Look).await
 }
 
-async fn go_on(shop: &Shop, context: &Context, over: &HandOver, first: Next) -> Result<HandedOver, HandleError> {
+async fn go_on(
+    shop: &Shop,
+    context: &Context,
+    over: &HandOver,
+    first: Next,
+) -> Result<HandedOver, HandleError> {
     let settling = matches!(first, Next::Look);
     let id = over.execution.to_string();
     let physical = match PhysicalGraph::parse(&over.graph) {
@@ -69,13 +93,16 @@ async fn go_on(shop: &Shop, context: &Context, over: &HandOver, first: Next) -> 
             return refuse(shop, context, &id, "internal", error, None).await;
         }
     };
+    let _turn = over.turn.lock().await;
     let mut next = first;
     // A hand-over has three steps with a look after each at most; more turns than this mean that two are at it.
     for _ in 0..12 {
         next = match next {
             Next::Create | Next::Append | Next::Deploy if cancel_requested(shop, &id).await? => {
                 // Nothing was deployed: the name is ours or nobody's, and without a deployment nothing runs under it.
-                shop.handle.handle::<Execution>(&id, context, Command::ConfirmCancel { terminal: None }).await?;
+                shop.handle
+                    .handle::<Execution>(&id, context, Command::ConfirmCancel { terminal: None })
+                    .await?;
                 return Ok(HandedOver::Cancelled);
             }
             Next::Create => match over.backend.create(&over.session).await {
@@ -94,18 +121,25 @@ async fn go_on(shop: &Shop, context: &Context, over: &HandOver, first: Next) -> 
                 Err(SubmitError::Refused { detail, .. }) => after_refused_deploy(over, &detail).await,
                 Err(error) => after(error),
             },
+            Next::Forget => match over.backend.forget(&over.session).await {
+                Ok(()) => Next::Create,
+                Err(error) => after(error),
+            },
             Next::Look => match over.backend.look(&over.session).await {
                 Ok(look) => from_look(look, over, physical.len()).await,
                 Err(error) => Next::Open { step: Step::Create, reason: error.to_string(), lost: false },
             },
             Next::Record { seen } => {
                 let found = seen.map(|state| format!("the session was found {state}"));
-                let settled_by = found.or_else(|| settling.then(|| "the hand-over was finished under its name".to_owned()));
+                let settled_by = found
+                    .or_else(|| settling.then(|| "the hand-over was finished under its name".to_owned()));
                 let command = Command::RecordReceipt { receipt: (over.receipt)(), settled_by };
                 shop.handle.handle::<Execution>(&id, context, command).await?;
                 return Ok(HandedOver::Recorded);
             }
-            Next::Refuse { class, error, evidence } => return refuse(shop, context, &id, class, error, evidence).await,
+            Next::Refuse { class, error, evidence } => {
+                return refuse(shop, context, &id, class, error, evidence).await;
+            }
             Next::Open { step, reason, lost } => {
                 if lost {
                     let command = Command::LoseReceipt { step: step.to_string(), reason: reason.clone() };
@@ -161,7 +195,9 @@ async fn after_refused_append(over: &HandOver, detail: &str) -> Next {
             error: format!("the backend refused the graph: {detail}"),
             evidence: Some("the session exists and has no graph".into()),
         },
-        Ok(Look::Absent) => Next::Open { step: Step::Append, reason: "the session has gone".into(), lost: false },
+        Ok(Look::Absent) => {
+            Next::Open { step: Step::Append, reason: "the session has gone".into(), lost: false }
+        }
         Ok(_) => Next::Look,
         Err(error) => open(Step::Append, &error),
     }
@@ -178,7 +214,9 @@ async fn after_refused_deploy(over: &HandOver, detail: &str) -> Next {
                 evidence: Some(format!("the session was {state}; cancelling it: {stopped:?}")),
             }
         }
-        Ok(Look::Absent) => Next::Open { step: Step::Deploy, reason: "the session has gone".into(), lost: false },
+        Ok(Look::Absent) => {
+            Next::Open { step: Step::Deploy, reason: "the session has gone".into(), lost: false }
+        }
         Err(error) => open(Step::Deploy, &error),
     }
 }
@@ -186,9 +224,23 @@ async fn after_refused_deploy(over: &HandOver, detail: &str) -> Next {
 async fn from_look(look: Look, over: &HandOver, drops: usize) -> Next {
     match look {
         Look::Absent => Next::Create,
-        Look::Present { state: State::Pristine, .. } => Next::Append,
+        Look::Present { state: State::Pristine, .. } => match over.backend.is_newest(&over.session).await {
+            Ok(true) => Next::Append,
+            Ok(false) => Next::Forget,
+            Err(error) => open(Step::Append, &error),
+        },
         Look::Present { state: State::Building, .. } => match over.backend.size(&over.session).await {
-            Ok(size) if size == drops => Next::Deploy,
+            Ok(size) if size == drops => match over.backend.is_newest(&over.session).await {
+                Ok(true) => Next::Deploy,
+                Ok(false) => Next::Refuse {
+                    class: "inconsistent_state",
+                    error: "another session was created on the manager between this one's graph and its deployment; \
+                            deployed now, it would write into the other one's directory. Retry it"
+                        .into(),
+                    evidence: Some("the session has its graph and was never deployed".into()),
+                },
+                Err(error) => open(Step::Deploy, &error),
+            },
             Ok(size) => Next::Refuse {
                 class: "inconsistent_state",
                 error: format!("the session has {size} of the graph's {drops} drops; it was never deployed"),
@@ -196,9 +248,11 @@ async fn from_look(look: Look, over: &HandOver, drops: usize) -> Next {
             },
             Err(error) => open(Step::Append, &error),
         },
-        Look::Present { state: State::Other(word), .. } => {
-            Next::Open { step: Step::Deploy, reason: format!("the session's state {word:?} is not known"), lost: false }
-        }
+        Look::Present { state: State::Other(word), .. } => Next::Open {
+            step: Step::Deploy,
+            reason: format!("the session's state {word:?} is not known"),
+            lost: false,
+        },
         Look::Present { state, .. } => Next::Record { seen: Some(state) },
     }
 }

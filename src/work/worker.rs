@@ -88,7 +88,7 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
     if alone {
         crew.bury_predecessors(&context).await?;
     }
-    let mut changes = shop.models.changes();
+    let mut changes = shop.models.positions();
     let mut beats = tokio::time::interval(Duration::from_secs(settings.heartbeat_seconds));
     let mut others: HashMap<String, (u64, Instant)> = HashMap::new();
     loop {
@@ -143,13 +143,14 @@ impl Crew {
             let capabilities = &self.shop.settings.capabilities;
             // More than there is room for, because some may be held or claimed already.
             let wanted = room.min(64) + self.held.lock().len().min(256);
-            let ready = match self.shop.models.jobs().ready(now, capabilities, Some(lane.kinds), wanted as u64) {
-                Ok(ready) => ready,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot see which jobs are ready");
-                    return;
-                }
-            };
+            let ready =
+                match self.shop.models.jobs().ready(now, capabilities, Some(lane.kinds), wanted as u64) {
+                    Ok(ready) => ready,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot see which jobs are ready");
+                        return;
+                    }
+                };
             for row in ready {
                 if self.held.lock().contains_key(&row.id) {
                     continue;
@@ -194,7 +195,10 @@ impl Crew {
     async fn bury_predecessors(&self, context: &Context) -> Result<(), HandleError> {
         let workers = self.shop.models.workers().list(false, 10_000).unwrap_or_default();
         for worker in workers.iter().filter(|worker| worker.id != self.shop.worker_id) {
-            self.shop.handle.handle::<Worker>(&worker.id, context, Command::Lose { silent_seconds: 0 }).await?;
+            self.shop
+                .handle
+                .handle::<Worker>(&worker.id, context, Command::Lose { silent_seconds: 0 })
+                .await?;
         }
         let claimed = self.shop.models.jobs().claimed(100_000).unwrap_or_default();
         for row in claimed {
@@ -211,10 +215,12 @@ impl Crew {
     ) -> Result<(), HandleError> {
         let lease = Duration::from_secs(self.shop.settings.lease_seconds);
         let beats = self.shop.handle.log().beats().await;
-        let counters: HashMap<&str, u64> = beats.iter().map(|beat| (beat.who.as_str(), beat.counter)).collect();
+        let counters: HashMap<&str, u64> =
+            beats.iter().map(|beat| (beat.who.as_str(), beat.counter)).collect();
         let claimed = self.shop.models.jobs().claimed(10_000).unwrap_or_default();
         let holders = claimed.iter().filter_map(|row| row.worker_id.as_deref()).map(str::to_owned);
-        let holders: std::collections::BTreeSet<String> = holders.filter(|id| *id != self.shop.worker_id).collect();
+        let holders: std::collections::BTreeSet<String> =
+            holders.filter(|id| *id != self.shop.worker_id).collect();
         others.retain(|id, _| holders.contains(id));
         for holder in holders {
             let counter = counters.get(holder.as_str()).copied().unwrap_or(0);
@@ -297,5 +303,6 @@ async fn do_one(shop: &Shop, job: &jobs::Claimed) {
 
 /// The name of this machine.
 pub fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".into(), |name| name.trim().to_owned())
 }

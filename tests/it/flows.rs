@@ -1,8 +1,8 @@
 //! Stories against the real parts: the service as a process of its own, a TAP server, a DALiuGE.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+mod crash;
 mod replay;
 mod service;
 mod stuck;
 mod survey;
-mod crash;

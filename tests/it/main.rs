@@ -1,8 +1,12 @@
-//! One test binary: two cores link slowly.
+//! One test binary: the suites beside it, one module each (two cores link slowly).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod api;
 mod archives;
 mod backends;
+mod cli;
 mod flows;
 mod project;
+mod support;
 mod tidy;

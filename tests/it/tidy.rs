@@ -68,7 +68,8 @@ fn every_invariant_in_the_architecture_names_a_test_that_exists() {
     let tests: String = sources().iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let page = read("docs/architecture.md");
     let section = page.split("## Invariants").nth(1).unwrap().split("\n## ").next().unwrap();
-    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    let rows: Vec<&str> =
+        section.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
     assert!(rows.len() > 5);
     for row in rows {
         let names = row.rsplit('|').nth(1).unwrap();
@@ -104,7 +105,8 @@ fn every_alert_has_its_runbook() {
         .collect();
     let rules = read("prometheus.rules.yml");
     let mut seen = 0;
-    for anchor in rules.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: docs/operating.md#")) {
+    for anchor in rules.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: docs/operating.md#"))
+    {
         assert!(headings.contains(anchor.trim()), "docs/operating.md has no section {anchor}");
         seen += 1;
     }

@@ -22,8 +22,10 @@ cleanup() {
     local rc=$? pid
     trap '' INT TERM
     say "stopping"
-    for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done
-    wait || true
+    for pid in "${background[@]}"; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
     stop_service
     "$here/down.sh" "$state" >/dev/null 2>&1 || say "not everything stopped: $here/down.sh $state"
     exit $rc
@@ -51,8 +53,8 @@ start_service() { # exports BEAMPIPE_URL and BEAMPIPE_KEY
     local out=debug
     [[ ${DEMO_PROFILE:-dev} == dev ]] || out=release
     export BEAMPIPE_URL=http://127.0.0.1:$API_PORT
-    launch beampipe env BEAMPIPE_API__LISTEN="127.0.0.1:$API_PORT" BEAMPIPE_METRICS__LISTEN="127.0.0.1:$METRICS_PORT" \
-        BEAMPIPE_DATA_DIR="$run/data" "$PWD/target/$out/beampipe" serve
+    launch beampipe env BEAMPIPE_HTTP__LISTEN="127.0.0.1:$API_PORT" BEAMPIPE_WORK__TICK_SECONDS=1 BEAMPIPE_METRICS__LISTEN="127.0.0.1:$METRICS_PORT" \
+        BEAMPIPE_STATE_DIR="$run/data" "$PWD/target/$out/beampipe" serve
     wait_for beampipe answers "$BEAMPIPE_URL/api/v2/health"
     # Printed once, by the first start on an empty log.
     BEAMPIPE_KEY=$(sed -n 's/.*API key: *//p' "$log/beampipe.out" | head -n 1)
@@ -118,7 +120,9 @@ sources_with() { # event type: of how many sources
 }
 
 timeline() { # the events as they come, until this process is stopped
-    beampipe events follow --project "$project" &
+    local out=debug
+    [[ ${DEMO_PROFILE:-dev} == dev ]] || out=release
+    "target/$out/beampipe" events follow --project "$project" &
     background+=($!)
 }
 

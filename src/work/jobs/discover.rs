@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Claimed;
-use crate::archives::tap::TapClient;
 use crate::handle::HandleError;
 use crate::project::ProjectConfig;
 use crate::project::discover::{AdapterMap, Outcome as Found, TapQuery, discover};
@@ -77,7 +76,8 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
 /// The configuration that discovery follows now.
 async fn active_config(shop: &Shop, project: &str) -> Result<(Uuid, u64, Arc<ProjectConfig>), JobError> {
     let state = shop.handle.load::<beampipe_domain::project::Project>(project).await?.state;
-    let (version, _) = state.active.ok_or_else(|| JobError::Fail(format!("project {project} has no configuration")))?;
+    let (version, _) =
+        state.active.ok_or_else(|| JobError::Fail(format!("project {project} has no configuration")))?;
     let config_id = beampipe_domain::id::config(project, version);
     Ok((config_id, version, shop.config(project, config_id).await?))
 }
@@ -90,8 +90,9 @@ fn adapters(shop: &Shop, config: &ProjectConfig) -> Result<AdapterMap, JobError>
         if away.contains(&tap_dependency(&name)) {
             continue;
         }
-        let base: url::Url = address.parse().map_err(|error| JobError::Fail(format!("adapter {name}: {address}: {error}")))?;
-        let client: Arc<dyn TapQuery> = Arc::new(TapClient::new(shop.http.clone(), base, config.tap_limits()));
+        let client = shop.archive(&address, config.tap_limits());
+        let client: Arc<dyn TapQuery> =
+            Arc::new(client.map_err(|e| JobError::Fail(format!("adapter {name}: {e}")))?);
         adapters.insert(name, client);
     }
     Ok(adapters)
@@ -157,9 +158,13 @@ async fn sorted(
         Found::NoDatasets => (Outcome::NoDatasets, Ended::Good),
         Found::Held(held) => {
             let reasons = held.iter().map(|held| format!("SBID {}: {}", held.sbid, held.reason));
-            let reasons: Vec<String> = reasons.collect::<std::collections::BTreeSet<_>>().into_iter().take(5).collect();
+            let reasons: Vec<String> =
+                reasons.collect::<std::collections::BTreeSet<_>>().into_iter().take(5).collect();
             let error = format!("all {} datasets are held: {}", held.len(), reasons.join("; "));
-            (Outcome::Error { step: "require".into(), error: error.clone() }, Ended::Unusable(format!("{identifier}: {error}")))
+            (
+                Outcome::Error { step: "require".into(), error: error.clone() },
+                Ended::Unusable(format!("{identifier}: {error}")),
+            )
         }
         Found::TapSkipped { adapter } => {
             let reason = format!("{} is down", tap_dependency(&adapter));

@@ -18,7 +18,9 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
     let state = shop.handle.load::<Execution>(&key).await?.state;
     match &state {
         Execution::Absent => Err(JobError::Fail(format!("no execution {execution}"))),
-        Execution::Pending { .. } => Err(JobError::Fail("nobody asked for this execution to be executed".into())),
+        Execution::Pending { .. } => {
+            Err(JobError::Fail("nobody asked for this execution to be executed".into()))
+        }
         Execution::Ended { end, .. } => Ok(Some(json!({"status": end}))),
         Execution::Submitted { .. } => watched(shop, job, execution, "submitted").await,
         Execution::Submitting { .. } | Execution::Uncertain { .. } => {
@@ -68,7 +70,8 @@ async fn prepare(
     let attempt = loaded.state.facts().map_or(1, |facts| facts.attempt);
     let session_id = id::session(execution, attempt);
     let deployment = &created.profile.spec.deployment;
-    let backend = shop.backend(deployment).map_err(|error| StageError::Never { class: "unsupported", error })?;
+    let backend =
+        shop.backend(deployment).map_err(|error| StageError::Never { class: "unsupported", error })?;
     let session = session_id.to_string();
     // Every request of the hand-over is bounded, so after three of them an answer is overdue.
     let overdue = TimeDelta::seconds(3 * shop.settings.dim_timeout_seconds as i64);
@@ -89,7 +92,12 @@ async fn prepare(
 }
 
 /// What a hand-over came to, and who goes on with it.
-async fn told(shop: &Shop, job: &Claimed, execution: Uuid, handed: HandedOver) -> Result<Option<Value>, JobError> {
+async fn told(
+    shop: &Shop,
+    job: &Claimed,
+    execution: Uuid,
+    handed: HandedOver,
+) -> Result<Option<Value>, JobError> {
     match handed {
         HandedOver::Recorded => watched(shop, job, execution, "submitted").await,
         HandedOver::Refused => Ok(Some(json!({"status": "failed"}))),
@@ -101,7 +109,12 @@ async fn told(shop: &Shop, job: &Claimed, execution: Uuid, handed: HandedOver) -
     }
 }
 
-async fn watched(shop: &Shop, job: &Claimed, execution: Uuid, status: &str) -> Result<Option<Value>, JobError> {
+async fn watched(
+    shop: &Shop,
+    job: &Claimed,
+    execution: Uuid,
+    status: &str,
+) -> Result<Option<Value>, JobError> {
     queue::ensure_watch(shop, &job.context, execution).await?;
     Ok(Some(json!({"status": status})))
 }
@@ -109,7 +122,9 @@ async fn watched(shop: &Shop, job: &Claimed, execution: Uuid, status: &str) -> R
 /// Ends the execution for a reason that trying again does not mend.
 async fn failed(shop: &Shop, job: &Claimed, key: &str, error: StageError) -> Result<Option<Value>, JobError> {
     let (class, error) = match error {
-        StageError::Again { class, error } | StageError::Away { class, error } => (class, format!("{error} ({} attempts)", job.attempt)),
+        StageError::Again { class, error } | StageError::Away { class, error } => {
+            (class, format!("{error} ({} attempts)", job.attempt))
+        }
         StageError::Never { class, error } => (class, error),
         StageError::Rejected(rejection) => ("conflict", rejection.detail),
         StageError::Job(error) => return Err(error),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use beampipe_domain::execution::{
-    Artifact, Axes, Command, Created, ErrorDrop, Execution, Observation, Submission, Terminal,
+    Artifact, Axes, Command, ErrorDrop, Execution, Observation, Submission, Terminal,
 };
 use beampipe_domain::profile::Deployment;
 use beampipe_log::Filter;
@@ -36,7 +36,9 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
     let automation = &config.automation.execution;
     let pace = match &created.profile.spec.deployment {
         Deployment::Simulated(_) => Duration::from_millis(200),
-        _ => Duration::from_secs_f64(automation.execution_rest_remote_poll_interval_seconds.clamp(0.1, 3600.0)),
+        _ => {
+            Duration::from_secs_f64(automation.execution_rest_remote_poll_interval_seconds.clamp(0.1, 3600.0))
+        }
     };
     let pace = pace.min(Duration::from_millis(shop.settings.dim_poll_ms).max(Duration::from_millis(50)));
     let backend = shop.backend(&created.profile.spec.deployment).map_err(JobError::Fail)?;
@@ -50,7 +52,6 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
             _ => "dim",
         },
         max_rounds: automation.execution_rest_remote_poll_max_rounds,
-        created,
         backend,
         pace,
         round: 0,
@@ -67,7 +68,6 @@ struct Watch<'a> {
     job: &'a Claimed,
     execution: Uuid,
     key: String,
-    created: Created,
     backend: Arc<dyn Backend>,
     source: &'static str,
     pace: Duration,
@@ -99,7 +99,8 @@ impl Watch<'_> {
                     self.look(facts.cancel_requested, submission, axes).await?
                 }
             };
-            let ended = matches!(self.shop.handle.load::<Execution>(&self.key).await?.state, Execution::Ended { .. });
+            let ended =
+                matches!(self.shop.handle.load::<Execution>(&self.key).await?.state, Execution::Ended { .. });
             if ended {
                 continue;
             }
@@ -140,7 +141,12 @@ impl Watch<'_> {
     }
 
     /// Looks once and acts on what is seen; answers why nothing was seen, if so.
-    async fn look(&mut self, cancel: bool, submission: &Submission, axes: &Axes) -> Result<Option<String>, JobError> {
+    async fn look(
+        &mut self,
+        cancel: bool,
+        submission: &Submission,
+        axes: &Axes,
+    ) -> Result<Option<String>, JobError> {
         let session = submission.session_id.to_string();
         if cancel && let Err(error) = self.backend.cancel(&session).await {
             // A session that has ended cannot be cancelled: what is seen next decides.
@@ -155,7 +161,8 @@ impl Watch<'_> {
                 return Ok(Some(error.to_string()));
             }
             Ok(Look::Absent) => {
-                let error = "the backend no longer knows the session: it was restarted, or the session was deleted";
+                let error =
+                    "the backend no longer knows the session: it was restarted, or the session was deleted";
                 let terminal = self.terminal(submission, "unknown", Some(error.to_owned()));
                 self.end(Command::Fail {
                     failure_class: "inconsistent_state".into(),
@@ -174,7 +181,8 @@ impl Watch<'_> {
             }
             State::Failed => self.failed(submission, &session).await?,
             State::Cancelled => {
-                let error = (!cancel).then(|| "the session was cancelled at the backend, not by us".to_owned());
+                let error =
+                    (!cancel).then(|| "the session was cancelled at the backend, not by us".to_owned());
                 let terminal = self.terminal(submission, state.as_str(), error);
                 self.end(Command::ConfirmCancel { terminal: Some(terminal) }).await?;
             }
@@ -225,7 +233,8 @@ impl Watch<'_> {
         let mut terminal = self.terminal(submission, "failed", None);
         let error = match gathered {
             Ok(Ok(evidence)) => {
-                let bytes = serde_json::to_vec_pretty(&evidence).map_err(|error| JobError::Fail(error.to_string()))?;
+                let bytes = serde_json::to_vec_pretty(&evidence)
+                    .map_err(|error| JobError::Fail(error.to_string()))?;
                 let stored = self.shop.artifacts.put(bytes.into()).await;
                 let stored = stored.map_err(|error| JobError::Retry(error.to_string()))?;
                 terminal.artifacts.push(Artifact {
@@ -249,7 +258,12 @@ impl Watch<'_> {
             Err(_) => "the session failed; its drops did not say why in time".to_owned(),
         };
         terminal.error = Some(error.clone());
-        self.end(Command::Fail { failure_class: "daliuge_drop_error".into(), error, terminal: Some(terminal) }).await
+        self.end(Command::Fail {
+            failure_class: "daliuge_drop_error".into(),
+            error,
+            terminal: Some(terminal),
+        })
+        .await
     }
 
     async fn give_up(&self, session: &str, submission: &Submission) -> Result<Option<String>, JobError> {
@@ -291,8 +305,10 @@ impl Watch<'_> {
 
 fn first_line(drop: &crate::backends::evidence::ErrorDrop) -> String {
     let error = drop.log.iter().find(|line| line.level == "ERROR").or(drop.log.first());
-    let message = error.map(|line| line.message.as_str()).or(drop.log_missing.as_deref()).unwrap_or("it left no log");
-    let mut line: String = message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
+    let message =
+        error.map(|line| line.message.as_str()).or(drop.log_missing.as_deref()).unwrap_or("it left no log");
+    let mut line: String =
+        message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
     if line.len() > 500 {
         let end = (0..=500).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
         line.truncate(end);

@@ -94,7 +94,11 @@ async fn answer(State(script): State<Arc<Mutex<Script>>>, request: Request) -> R
             Response::new(Body::empty())
         }
         Say::Endless => {
-            let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 64 * 1024]));
+            // Slow enough that a client without a limit does not fill the memory before its time is up.
+            let chunks = futures::stream::unfold((), async |()| {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                Some((Ok::<_, std::io::Error>(vec![b'x'; 64 * 1024]), ()))
+            });
             let mut response = Response::new(Body::from_stream(chunks));
             response.headers_mut().insert("content-type", HeaderValue::from_static("text/xml"));
             response
@@ -112,7 +116,7 @@ pub fn http() -> reqwest::Client {
     reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build().unwrap()
 }
 
-/// Limits for tests: short, and no pause between requests.
+/// Limits for tests: no pause between requests, and time enough on a busy machine.
 pub fn limits() -> Limits {
-    Limits { timeout: Duration::from_millis(500), retries: 0, pacing: Duration::ZERO, ..Limits::default() }
+    Limits { timeout: Duration::from_secs(10), retries: 0, pacing: Duration::ZERO, ..Limits::default() }
 }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::service::{PROJECT, SOURCES, Service, is_terminal, words};
-use crate::backends::daliuge::dim_port;
+use crate::backends::daliuge::Own;
 
 #[tokio::test]
 async fn read_models_that_were_deleted_come_back_byte_identical() {
+    let island = Own::island();
     let mut service = Service::start(&[]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     service.register(&SOURCES).await;
     let executions = service
         .until("at their end", Duration::from_secs(120), |all| all.len() == 5 && all.iter().all(is_terminal))
@@ -25,7 +26,8 @@ async fn read_models_that_were_deleted_come_back_byte_identical() {
     ];
     for execution in &executions {
         let id = execution["uuid"].as_str().unwrap();
-        for part in ["", "/status", "/summary", "/ledger-snapshot", "/artifacts", "/events", "/observations"] {
+        for part in ["", "/status", "/summary", "/ledger-snapshot", "/artifacts", "/events", "/observations"]
+        {
             paths.push(format!("/executions/{id}{part}"));
         }
     }
@@ -51,7 +53,8 @@ async fn read_models_that_were_deleted_come_back_byte_identical() {
     service.stop().await;
     let file = service.state_dir().join("read-models/executions.sqlite");
     let altered = rusqlite::Connection::open(file).unwrap();
-    let changed = altered.execute("UPDATE executions SET status = 'completed' WHERE status = 'failed'", []).unwrap();
+    let changed =
+        altered.execute("UPDATE executions SET status = 'completed' WHERE status = 'failed'", []).unwrap();
     assert_eq!(changed, 1);
     drop(altered);
     let found = service.command(&["projections", "verify"]);

@@ -45,7 +45,10 @@ impl Service {
             metrics_port: 0,
             key: String::new(),
             http: crate::backends::daliuge::http(),
-            settings: settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            settings: settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
         };
         service.start_again(&[]).await;
         service
@@ -92,7 +95,8 @@ impl Service {
         if self.starts == 1 {
             let said = self.said();
             let key = said.split_whitespace().find(|word| word.starts_with("bpk_"));
-            self.key = key.unwrap_or_else(|| panic!("the first start printed no API key:\n{said}")).to_owned();
+            self.key =
+                key.unwrap_or_else(|| panic!("the first start printed no API key:\n{said}")).to_owned();
         }
     }
 
@@ -180,7 +184,8 @@ impl Service {
             .replace("@GRAPH_PATH@", &graph)
             .replace("@GRAPH_SHA256@", &sha256);
         let request = self.request(reqwest::Method::POST, "/project-configs");
-        let answer = request.header("content-type", "application/x-yaml").body(change(yaml)).send().await.unwrap();
+        let answer =
+            request.header("content-type", "application/x-yaml").body(change(yaml)).send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert_eq!(status, 201, "{text}");
         let profile = std::fs::read_to_string(format!("{SCRIPTS}/demo/profile.json")).unwrap();

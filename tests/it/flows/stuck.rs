@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::service::{PROJECT, Service, is_terminal};
-use crate::backends::daliuge::{Own, dim_port};
+use crate::backends::daliuge::Own;
 
 async fn metrics(service: &Service) -> String {
     let url = format!("http://127.0.0.1:{}/metrics", service.metrics_port);
@@ -26,7 +26,7 @@ async fn ready_until(service: &Service, what: impl Fn(&Value) -> bool) -> Value 
 
 #[tokio::test]
 async fn a_stopped_manager_is_named_everywhere() {
-    let own = Own::dim();
+    let own = Own::island();
     let service = Service::start(&[("BEAMPIPE_DEPENDENCIES__PROBE_SECONDS", "1")]).await;
     service.survey(own.port(), |yaml| yaml).await;
     own.call("stop-dim");
@@ -40,7 +40,8 @@ async fn a_stopped_manager_is_named_everywhere() {
     .await;
     println!("1. /ready: {ready:#}");
     let metrics = metrics(&service).await;
-    let line = metrics.lines().find(|line| line.starts_with("beampipe_dependency_up{dependency=\"dim_demo\"}"));
+    let line =
+        metrics.lines().find(|line| line.starts_with("beampipe_dependency_up{dependency=\"dim_demo\"}"));
     assert_eq!(line, Some("beampipe_dependency_up{dependency=\"dim_demo\"} 0"), "2. {metrics}");
     let events = service.events("/events").await;
     let down = events.iter().find(|event| event["event_type"] == "dependency.down").unwrap();
@@ -53,8 +54,9 @@ async fn a_stopped_manager_is_named_everywhere() {
 
 #[tokio::test]
 async fn a_queue_that_nobody_works_on_is_named_everywhere() {
+    let island = Own::island();
     let service = Service::start(&[("BEAMPIPE_WORK__QUEUE_AGE_LIMIT_SECONDS", "1")]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     let workers = service.get("/workers").await;
     let id = workers[0]["id"].as_str().unwrap().to_owned();
     service.post(&format!("/workers/{id}/drain"), json!({"reason": "maintenance"})).await;
@@ -74,13 +76,16 @@ async fn a_queue_that_nobody_works_on_is_named_everywhere() {
     println!("4. why: {}", sources[0]["why"]);
     assert!(sources[0]["why"]["waiting_for"].is_string(), "4. {}", sources[0]);
     service.post(&format!("/workers/{id}/resume"), json!({})).await;
-    service.until("at their end", Duration::from_secs(90), |all| all.len() == 2 && all.iter().all(is_terminal)).await;
+    service
+        .until("at their end", Duration::from_secs(90), |all| all.len() == 2 && all.iter().all(is_terminal))
+        .await;
 }
 
 #[tokio::test]
 async fn a_failing_drop_is_named_everywhere() {
+    let island = Own::island();
     let service = Service::start(&[]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     service.register(&["HIPASSJ1245-00"]).await;
     let executions = service
         .until("at its end", Duration::from_secs(60), |all| all.len() == 1 && all.iter().all(is_terminal))
@@ -93,7 +98,10 @@ async fn a_failing_drop_is_named_everywhere() {
     let id = executions[0]["uuid"].as_str().unwrap();
     let events = service.events(&format!("/executions/{id}/events")).await;
     let last = events.iter().find(|event| event["event_type"] == "execution.failed").unwrap();
-    assert!(last["payload"]["terminal"]["error_drops"][0]["message"].as_str().is_some_and(|m| !m.is_empty()), "3. {last:#}");
+    assert!(
+        last["payload"]["terminal"]["error_drops"][0]["message"].as_str().is_some_and(|m| !m.is_empty()),
+        "3. {last:#}"
+    );
     println!("3. {last:#}");
     let terminal = &executions[0]["beampipe_run_record"]["dim"]["terminal"];
     assert_eq!(terminal["session_state"], "failed", "4. {terminal:#}");

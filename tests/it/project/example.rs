@@ -49,6 +49,7 @@ fn explain_shows_the_queries_as_they_would_be_sent() {
         "FROM \"VIII/73/hicat\" WHERE HIPASS = 'J1318-21'",
         "WHERE o.filename LIKE 'HIPASSJ1318-21%'",
         "WHERE sbid = '{sbid}'",
+        "access_url: present true",
         "timeout_seconds = 30",
         "Scatter/Beam.num_of_copies = $count(sbids[].datasets[])",
         "max_sources_per_execution = 1",

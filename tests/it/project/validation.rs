@@ -388,15 +388,16 @@ fn a_null_is_a_field_that_is_not_there() {
 fn text_that_is_no_yaml_is_refused_with_the_place() {
     for (text, code) in [
         ("a: [1", "yaml_syntax"),
-        ("a: 1\na: 2", "yaml_syntax"),
+        ("a: 1\na: 2", "yaml_duplicate_key"),
         ("- a\n- b", "yaml_not_a_mapping"),
         ("", "yaml_not_a_mapping"),
-        ("a: 1\n---\nb: 2", "yaml_syntax"),
+        ("a: 1\n---\nb: 2", "yaml_limits"),
     ] {
         let report = validate(text).report;
         assert_eq!(report.errors.len(), 1, "{text}");
         assert_eq!(report.errors[0].code, code, "{text}: {:?}", report.errors);
     }
+    assert_eq!(validate("a: 1\na: 2").report.errors[0].message, "line 2, column 1: `a` is given twice");
     assert!(
         validate("a: 1\nb: [").report.errors[0].message.starts_with("line 2"),
         "{:?}",
@@ -411,7 +412,7 @@ fn a_text_made_to_grow_is_refused() {
         let below = format!("*a{}", level - 1);
         bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [below.as_str(); 10].join(", ")));
     }
-    assert_eq!(validate(&bomb).report.errors[0].code, "yaml_syntax");
+    assert_eq!(validate(&bomb).report.errors[0].code, "yaml_limits");
     let deep = format!("a: {}{}", "[".repeat(500), "]".repeat(500));
     assert_eq!(validate(&deep).report.errors[0].code, "yaml_syntax");
     assert_eq!(validate(&"a".repeat(300_000)).report.errors[0].code, "yaml_too_large");

@@ -1,36 +1,43 @@
-//! A log whose appends are timed, whatever its engine: `beampipe_log_append_duration_seconds`, from the call to its durable
-//! answer.
+//! A log that says how long its appends took. The log crate knows nothing of metrics, so they are measured around it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_trait::async_trait;
 use beampipe_log::{
-    AppendError, Appended, Beat, Direction, Expected, Filter, Head, Health, Log, NewEvent, Page, Position, ReadError,
-    Recorded, RedactError, Revision, StreamHead, Subscription,
+    AppendError, Appended, Beat, Direction, Expected, Filter, Head, Health, Log, NewEvent, Page, Position,
+    ReadError, Recorded, RedactError, Revision, StreamHead, Subscription,
 };
-use prometheus::Histogram;
-use uuid::Uuid;
 
+use super::Metrics;
+
+/// Measures the appends of `inner`; everything else passes through.
 #[derive(Debug)]
 pub struct Measured {
     inner: Arc<dyn Log>,
-    append_seconds: Histogram,
+    metrics: Arc<Metrics>,
+    engine: &'static str,
 }
 
 impl Measured {
-    pub fn new(inner: Arc<dyn Log>, append_seconds: Histogram) -> Self {
-        Self { inner, append_seconds }
+    pub fn new(inner: Arc<dyn Log>, metrics: Arc<Metrics>) -> Arc<dyn Log> {
+        let engine = inner.health().engine;
+        Arc::new(Self { inner, metrics, engine })
     }
 }
 
-#[async_trait]
+#[async_trait::async_trait]
 impl Log for Measured {
-    async fn append(&self, stream: &str, expected: Expected, events: Vec<NewEvent>) -> Result<Appended, AppendError> {
-        let started = Instant::now();
+    async fn append(
+        &self,
+        stream: &str,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, AppendError> {
+        let start = Instant::now();
         let appended = self.inner.append(stream, expected, events).await;
         if appended.is_ok() {
-            self.append_seconds.observe(started.elapsed().as_secs_f64());
+            let family = self.metrics.log_append_duration_seconds.with_label_values(&[self.engine]);
+            family.observe(start.elapsed().as_secs_f64());
         }
         appended
     }
@@ -67,11 +74,11 @@ impl Log for Measured {
         self.inner.stream_head(stream).await
     }
 
-    async fn event(&self, id: Uuid) -> Result<Option<Arc<Recorded>>, ReadError> {
+    async fn event(&self, id: uuid::Uuid) -> Result<Option<Arc<Recorded>>, ReadError> {
         self.inner.event(id).await
     }
 
-    async fn redact(&self, event: Uuid, record: NewEvent) -> Result<Appended, RedactError> {
+    async fn redact(&self, event: uuid::Uuid, record: NewEvent) -> Result<Appended, RedactError> {
         self.inner.redact(event, record).await
     }
 

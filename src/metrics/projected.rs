@@ -1,0 +1,184 @@
+//! The families that are folded from the log. Every replica exports the same: take `max without(instance)`, never `sum`.
+//!
+//! They come from the read models' numbers in memory, so a scrape costs the same however long the log is. Known label
+//! values are written as zeros. Ages are counted here, from times that the read models give.
+
+use std::collections::BTreeSet;
+
+use beampipe_domain::job::Kind;
+use beampipe_projections::Gauges;
+use chrono::{DateTime, Utc};
+
+use super::exposition::{Text, Type};
+
+fn age(now: DateTime<Utc>, since: Option<DateTime<Utc>>) -> f64 {
+    since.map_or(0.0, |since| ((now - since).num_milliseconds() as f64 / 1000.0).max(0.0))
+}
+
+fn real(n: u64) -> f64 {
+    n as f64
+}
+
+/// Adds the projected families to `text`.
+pub fn write(text: &mut String, gauges: &Gauges, now: DateTime<Utc>) {
+    let mut out = Text(std::mem::take(text));
+    jobs(&mut out, gauges, now);
+    executions(&mut out, gauges, now);
+    sources(&mut out, gauges, now);
+    dependencies(&mut out, gauges);
+    *text = out.0;
+}
+
+fn jobs(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
+    let jobs = &gauges.jobs;
+    out.family("beampipe_jobs_queue_depth", Type::Gauge, "Jobs that are queued, whether due or not.")
+        .sample(&[], real(jobs.queue_depth));
+    out.family("beampipe_jobs_running", Type::Gauge, "Jobs that a worker has claimed.")
+        .sample(&[], real(jobs.running));
+    let mut queued = out.family("beampipe_jobs_queued", Type::Gauge, "Jobs that are queued, by kind.");
+    for kind in Kind::ALL {
+        let n = jobs.queued.get(kind.as_str()).copied().unwrap_or(0);
+        queued.sample(&[("kind", kind.as_str())], real(n));
+    }
+    let mut oldest = out.family(
+        "beampipe_jobs_oldest_queued_age_seconds",
+        Type::Gauge,
+        "For how long the oldest queued job has been due, by kind; 0 when none is.",
+    );
+    for kind in Kind::ALL {
+        let due = jobs.oldest_due_at.get(kind.as_str()).copied().flatten();
+        oldest.sample(&[("kind", kind.as_str())], age(now, due));
+    }
+    let mut total = out.family(
+        "beampipe_jobs_total",
+        Type::Counter,
+        "How often a job entered a status, by kind: a count over the whole log, which never resets.",
+    );
+    for ((kind, status), n) in &jobs.entered {
+        total.sample(&[("kind", kind), ("status", status)], real(*n));
+    }
+}
+
+fn executions(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
+    let executions = &gauges.executions;
+    let mut active =
+        out.family("beampipe_executions_active", Type::Gauge, "Executions that have not ended, by status.");
+    for status in executions.oldest_active_created_at.keys() {
+        let n = executions.by_status.get(status).copied().unwrap_or(0);
+        active.sample(&[("status", status)], real(n));
+    }
+    let mut oldest = out.family(
+        "beampipe_executions_oldest_active_age_seconds",
+        Type::Gauge,
+        "The age of the oldest execution that has not ended, by status; 0 when there is none.",
+    );
+    for (status, created_at) in &executions.oldest_active_created_at {
+        oldest.sample(&[("status", status)], age(now, *created_at));
+    }
+    let mut total = out.family(
+        "beampipe_executions_total",
+        Type::Counter,
+        "How often an execution entered a status: a count over the whole log, which never resets.",
+    );
+    for ((project, status), n) in &executions.entered {
+        total.sample(&[("project_module", project), ("status", status)], real(*n));
+    }
+    let mut states = out.family(
+        "beampipe_executions_by_external_state",
+        Type::Gauge,
+        "Executions by the state that they are seen in from outside, one axis at a time.",
+    );
+    for ((axis, state), n) in &executions.by_external_state {
+        states.sample(&[("axis", axis), ("state", state)], real(*n));
+    }
+    out.family(
+        "beampipe_reconciliation_risk_executions",
+        Type::Gauge,
+        "Executions whose hand-over was lost and is not settled.",
+    )
+    .sample(&[], real(executions.reconciliation_risk));
+    let mut retries = out.family(
+        "beampipe_execution_retries_total",
+        Type::Counter,
+        "Retries of executions that were asked for.",
+    );
+    // Every project, and whatever else ever had an execution.
+    let mut projects: BTreeSet<&String> = gauges.projects.paused.keys().collect();
+    projects.extend(executions.retries.keys());
+    for project in projects {
+        let n = executions.retries.get(project).copied().unwrap_or(0);
+        retries.sample(&[("project_module", project)], real(n));
+    }
+    let mut in_flight = out.family(
+        "beampipe_executions_inflight",
+        Type::Gauge,
+        "Executions that have not ended, by scheduler.",
+    );
+    for (name, n) in &executions.in_flight_by_scheduler {
+        in_flight.sample(&[("scheduler_name", name)], real(*n));
+    }
+    let mut terminal = out.family(
+        "beampipe_execute_terminal_total",
+        Type::Counter,
+        "Ends of executions: a count over the whole log, which never resets.",
+    );
+    for ((project, status), n) in &executions.terminal {
+        terminal.sample(&[("project_module", project), ("status", status)], real(*n));
+    }
+}
+
+fn sources(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
+    let sources = &gauges.sources;
+    let mut phases = out.family(
+        "beampipe_sources_processing",
+        Type::Gauge,
+        "Registered sources, by what is done with them.",
+    );
+    for ((project, phase), n) in &sources.by_phase {
+        phases.sample(&[("project_module", project), ("phase", phase)], real(*n));
+    }
+    let mut pending = out.family(
+        "beampipe_workflow_pending_sources",
+        Type::Gauge,
+        "Sources with new data that wait to be executed.",
+    );
+    for (project, n) in &sources.pending {
+        pending.sample(&[("project_module", project)], real(*n));
+    }
+    let mut oldest = out.family(
+        "beampipe_pending_age_seconds",
+        Type::Gauge,
+        "For how long the source that has waited longest waits; 0 when none does.",
+    );
+    for (project, since) in &sources.oldest_pending_at {
+        oldest.sample(&[("project_module", project)], age(now, *since));
+    }
+    let mut discoveries = out.family(
+        "beampipe_discovery_sources_total",
+        Type::Counter,
+        "Discoveries of sources, by outcome: a count over the whole log, which never resets.",
+    );
+    for ((project, outcome), n) in &sources.discoveries {
+        discoveries.sample(&[("project_module", project), ("outcome", outcome)], real(*n));
+    }
+}
+
+fn dependencies(out: &mut Text, gauges: &Gauges) {
+    let mut up =
+        out.family("beampipe_dependency_up", Type::Gauge, "Whether a dependency was up at the last look.");
+    for (name, is_up) in &gauges.dependencies.up {
+        up.sample(&[("dependency", name)], f64::from(u8::from(*is_up)));
+    }
+    let mut of_profile = out.family(
+        "beampipe_deployment_profile_dependency_up",
+        Type::Gauge,
+        "Whether what a deployment profile needs was up at the last look.",
+    );
+    for (name, is_up) in &gauges.dependencies.up {
+        // `dim_<profile>` and `translator_<profile>`, as the probes name them.
+        if let Some((dependency @ ("dim" | "translator"), profile)) = name.split_once('_') {
+            of_profile
+                .sample(&[("profile", profile), ("dependency", dependency)], f64::from(u8::from(*is_up)));
+        }
+    }
+}
