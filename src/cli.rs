@@ -243,6 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn no_argument_of_a_verb_takes_the_place_of_a_global_one() {
+        fn look(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                for argument in sub.get_arguments() {
+                    let id = argument.get_id().as_str();
+                    assert!(!["url", "key", "output"].contains(&id), "{path} has an argument called {id}");
+                }
+                look(sub, &path);
+            }
+        }
+        look(&Cli::command(), "beampipe");
+    }
+
+    #[test]
     fn every_verb_says_whether_it_talks_to_the_service() {
         fn look(command: &clap::Command, said: bool) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
