@@ -81,6 +81,13 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
 
 /// Reads JSON; says where it does not fit.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // An array would be taken for an object's fields in their order.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+            Ok(_) => Problem::field("invalid-body", "body", "is not an object", "a JSON object"),
+            Err(error) => Problem::new("malformed-json", error.to_string()),
+        });
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let field = error.path().to_string();

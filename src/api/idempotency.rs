@@ -69,6 +69,11 @@ impl Default for Answers {
 }
 
 impl Answers {
+    /// Forgets every answer, as a restart does.
+    pub fn forget(&self) {
+        self.0.lock().clear();
+    }
+
     /// Lets a request through, or answers it with what the same request was answered before.
     pub async fn pass(
         &self,

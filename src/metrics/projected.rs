@@ -3,6 +3,8 @@
 //! They come from the read models' numbers in memory, so a scrape costs the same however long the log is. Known label
 //! values are written as zeros. Ages are counted here, from times that the read models give.
 
+use std::collections::BTreeSet;
+
 use beampipe_domain::job::Kind;
 use beampipe_projections::Gauges;
 use chrono::{DateTime, Utc};
@@ -100,8 +102,12 @@ fn executions(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
         Type::Counter,
         "Retries of executions that were asked for.",
     );
-    for (project, n) in &executions.retries {
-        retries.sample(&[("project_module", project)], real(*n));
+    // Every project, and whatever else ever had an execution.
+    let mut projects: BTreeSet<&String> = gauges.projects.paused.keys().collect();
+    projects.extend(executions.retries.keys());
+    for project in projects {
+        let n = executions.retries.get(project).copied().unwrap_or(0);
+        retries.sample(&[("project_module", project)], real(n));
     }
     let mut in_flight = out.family(
         "beampipe_executions_inflight",

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod api;
 mod archives;
 mod backends;
 mod cli;
 mod flows;
 mod project;
+mod support;
 mod tidy;

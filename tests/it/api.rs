@@ -1,0 +1,15 @@
+//! The API over a real listener: paths below are those of the URLs.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+mod access;
+mod accounts;
+mod bad_input;
+mod events;
+mod executions;
+mod health;
+mod idempotency;
+mod jobs;
+mod metrics;
+mod profiles;
+mod projects;
+mod sources;
