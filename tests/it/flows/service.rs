@@ -215,12 +215,14 @@ impl Service {
             if done(&executions) {
                 return executions;
             }
-            assert!(
-                begun.elapsed() < bound,
-                "not {what} after {bound:?}: {:#?}\n{}",
-                executions.iter().map(|e| (&e["status"], &e["why"], &e["last_error"])).collect::<Vec<_>>(),
-                tail(&self.said())
-            );
+            if begun.elapsed() > bound {
+                let of = |e: &Value| format!("{} {} {}", e["status"], e["why"]["text"], e["last_error"]);
+                let executions: Vec<String> = executions.iter().map(of).collect();
+                let jobs = self.get("/jobs?limit=50").await;
+                let of = |j: &Value| format!("{} {} {} {}", j["kind"], j["status"], j["attempts"], j["last_error"]);
+                let jobs: Vec<String> = jobs.as_array().unwrap().iter().map(of).collect();
+                panic!("not {what} after {bound:?}: {executions:#?} {jobs:#?}\n{}", tail(&self.said()));
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
