@@ -47,6 +47,15 @@ pub trait Backend: Send + Sync {
     /// How far the drops are.
     async fn progress(&self, session: &str) -> Result<Progress, LookError>;
 
+    /// Whether no other session was created after this one. It matters where sessions share something that belongs to
+    /// the last one created.
+    async fn is_newest(&self, _session: &str) -> Result<bool, LookError> {
+        Ok(true)
+    }
+
+    /// Forgets a session that was never given a graph, so that its name can be taken again.
+    async fn forget(&self, session: &str) -> Result<(), SubmitError>;
+
     /// Ends a running session. Refused when it does not run.
     async fn cancel(&self, session: &str) -> Result<(), SubmitError>;
 
@@ -160,6 +169,7 @@ pub enum Step {
     Append,
     Deploy,
     Cancel,
+    Forget,
 }
 
 impl std::fmt::Display for Step {
@@ -169,6 +179,7 @@ impl std::fmt::Display for Step {
             Step::Append => "append",
             Step::Deploy => "deploy",
             Step::Cancel => "cancel",
+            Step::Forget => "forget",
         })
     }
 }

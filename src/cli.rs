@@ -195,7 +195,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
     match error.chain().find_map(|cause| cause.downcast_ref::<ClientError>()) {
         Some(ClientError::Problem(problem)) => {
             remark(format!("error: {}", problem.title));
-            if !problem.detail.is_empty() && problem.detail != problem.title {
+            // With a list of what is wrong, the detail only repeats its beginning.
+            if problem.errors.is_empty() && !problem.detail.is_empty() && problem.detail != problem.title {
                 remark(format!("  {}", problem.detail.replace('\n', "\n  ")));
             }
             for wrong in &problem.errors {
@@ -239,6 +240,21 @@ mod tests {
     #[test]
     fn the_arguments_of_every_verb_fit_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_argument_of_a_verb_takes_the_place_of_a_global_one() {
+        fn look(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                for argument in sub.get_arguments() {
+                    let id = argument.get_id().as_str();
+                    assert!(!["url", "key", "output"].contains(&id), "{path} has an argument called {id}");
+                }
+                look(sub, &path);
+            }
+        }
+        look(&Cli::command(), "beampipe");
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub struct Shop {
     pub polls: Polls,
     /// What the probes saw last.
     pub seen: probes::Seen,
+    turns: Mutex<lru::LruCache<String, Arc<tokio::sync::Mutex<()>>>>,
     archives: Mutex<HashMap<String, TapClient>>,
     configs: Mutex<lru::LruCache<Uuid, Arc<ProjectConfig>>>,
 }
@@ -119,6 +120,7 @@ impl Shop {
             world: World::default(),
             polls: Polls::default(),
             seen: probes::Seen::default(),
+            turns: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(1023))),
             archives: Mutex::default(),
             configs: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(63))),
         })
@@ -199,6 +201,11 @@ impl Shop {
                 Err("this release runs executions on rest_remote and simulated profiles".into())
             }
         }
+    }
+
+    /// The turn to hand over to a place: one hand-over at a time, see [`submit`].
+    pub fn turn(&self, place: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.turns.lock().get_or_insert(place.to_owned(), Arc::default).clone()
     }
 
     /// The client of an archive: one for all jobs, so that they pace their requests together.

@@ -317,6 +317,15 @@ impl Backend for Dim {
         }
     }
 
+    /// The manager lists its sessions in the order in which they were created.
+    async fn is_newest(&self, session: &str) -> Result<bool, LookError> {
+        Ok(self.sessions().await?.last().is_some_and(|last| last.session_id == session))
+    }
+
+    async fn forget(&self, session: &str) -> Result<(), SubmitError> {
+        self.done(Step::Forget, self.http.delete(self.session_url(session, ""))).await
+    }
+
     async fn cancel(&self, session: &str) -> Result<(), SubmitError> {
         self.cancel_session(session).await
     }

@@ -131,6 +131,13 @@ fn refused(step: Step, detail: &str) -> SubmitError {
 
 #[async_trait]
 impl Backend for Simulated {
+    async fn forget(&self, session: &str) -> Result<(), SubmitError> {
+        self.step(Step::Forget, session, |sessions| {
+            sessions.remove(session).map(|_| ()).ok_or_else(|| refused(Step::Forget, "no such session"))
+        })
+        .await
+    }
+
     async fn create(&self, session: &str) -> Result<Created, SubmitError> {
         self.step(Step::Create, session, |sessions| {
             if sessions.contains_key(session) {

@@ -99,7 +99,10 @@ pub enum Key {
     /// The keys, without their secrets [API]
     List,
     /// Revoke a key; an administrator may revoke anybody's [API]
-    Revoke { key: Uuid },
+    Revoke {
+        #[arg(value_name = "KEY")]
+        key_id: Uuid,
+    },
 }
 
 impl Verb {
@@ -137,8 +140,8 @@ impl Key {
                 shown_once(context, &client.post("/api-keys", &body).await?)?;
             }
             Self::List => context.out.list(&client.get("/api-keys", &[]).await?, KEYS)?,
-            Self::Revoke { key } => {
-                client.delete(&path(["api-keys", &key.to_string()])).await?;
+            Self::Revoke { key_id } => {
+                client.delete(&path(["api-keys", &key_id.to_string()])).await?;
             }
         }
         Ok(())

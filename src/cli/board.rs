@@ -134,6 +134,13 @@ impl Board {
         if execution.is_some() && event.event_type != "execution.created" && row.execution != execution {
             return false;
         }
+        // A source whose execution has ended stays settled while an archive cannot be asked again.
+        if stage.is_none() && row.settled() {
+            if row.execution.is_some() {
+                return false;
+            }
+            row.stage = Stage::Registered;
+        }
         let before = row.clone();
         row.execution = execution.or(row.execution);
         row.stage = stage.unwrap_or(row.stage);
@@ -193,9 +200,9 @@ mod tests {
         payload: Value,
     ) -> Event {
         let at = DateTime::from_timestamp(1_772_366_400 + position as i64, 0).unwrap();
-        Event::read(json!({"position": position, "stream": "x-1", "event_type": event_type, "occurred_at": at,
+        Event::parse(&json!({"position": position, "stream": "x-1", "event_type": event_type, "occurred_at": at,
             "source_identifier": (!source.is_empty()).then_some(source), "execution_id": execution.map(Uuid::from_u128),
-            "payload": payload}))
+            "payload": payload}).to_string())
         .unwrap()
     }
 
@@ -235,6 +242,8 @@ mod tests {
         ));
         board.take(&event(3, "discovery.timeout", "C", None, json!({})));
         assert_eq!(board.settled(), 2);
+        board.take(&event(4, "discovery.tap_skipped", "A", None, json!({})));
+        assert_eq!(board.settled(), 1, "what is asked again is not settled");
         assert_eq!(board.row("B").unwrap().detail, "prepare: no calibration file");
         assert_eq!(board.counts()["discovery error"], 1);
     }

@@ -9,7 +9,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// What stays as it is in a path segment (RFC 3986, unreserved).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -101,12 +103,8 @@ impl std::fmt::Display for Wrong {
     }
 }
 
-/// A page of a list, and the query of the next one.
-#[derive(Debug)]
-pub struct Page {
-    pub items: Value,
-    pub next: Option<String>,
-}
+/// The items of a list as they came.
+type Raw = Vec<Box<RawValue>>;
 
 /// The way to the service.
 #[derive(Clone)]
@@ -152,32 +150,38 @@ impl Client {
     }
 
     pub async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
-        Ok(self.page(path, query).await?.items)
+        Ok(self.page(path, query).await?.0)
     }
 
-    /// One page of a list.
-    pub async fn page(&self, path: &str, query: &[(&str, String)]) -> Result<Page, ClientError> {
+    /// One page, and the query of the next one.
+    async fn page<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(T, Option<String>), ClientError> {
         let request = self.request(Method::GET, path).query(query).header(ACCEPT, "application/json");
         let answer = self.answer(request.timeout(ANSWER_TIMEOUT)).await?;
         let next = next_link(answer.headers());
-        Ok(Page { items: self.json(answer).await?, next })
+        Ok((self.json(answer).await?, next))
     }
 
-    /// Every item of a list that has pages.
-    pub async fn all(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>, ClientError> {
-        let mut page = self.page(path, query).await?;
-        let mut items = vec![];
-        loop {
-            match page.items {
-                Value::Array(more) => items.extend(more),
-                other => return Ok(vec![other]),
-            }
-            let Some(next) = page.next else { return Ok(items) };
+    /// The items of one page, as they came.
+    pub async fn some(&self, path: &str, query: &[(&str, String)]) -> Result<Raw, ClientError> {
+        Ok(self.page::<Raw>(path, query).await?.0)
+    }
+
+    /// Every item of a list that has pages, as they came.
+    pub async fn all(&self, path: &str, query: &[(&str, String)]) -> Result<Raw, ClientError> {
+        let (mut items, mut next) = self.page::<Raw>(path, query).await?;
+        while let Some(query) = next {
             let pairs: Vec<(String, String)> =
-                url::form_urlencoded::parse(next.as_bytes()).into_owned().collect();
+                url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
             let pairs: Vec<(&str, String)> = pairs.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
-            page = self.page(path, &pairs).await?;
+            let page = self.page::<Raw>(path, &pairs).await?;
+            items.extend(page.0);
+            next = page.1;
         }
+        Ok(items)
     }
 
     /// Sends JSON.
@@ -244,15 +248,14 @@ impl Client {
         Err(ClientError::Problem(Box::new(Problem::read(status.as_u16(), retry_after, &body))))
     }
 
-    async fn json(&self, answer: Response) -> Result<Value, ClientError> {
+    async fn json<T: DeserializeOwned>(&self, answer: Response) -> Result<T, ClientError> {
         let url = answer.url().to_string();
         let body = answer.text().await.map_err(|error| self.unreachable(&error))?;
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_str(&body).map_err(|_| {
+        // An answer without a body says nothing more than its status.
+        let json = if body.is_empty() { "null" } else { &body };
+        serde_json::from_str(json).map_err(|error| {
             let start: String = body.chars().take(80).collect();
-            ClientError::Foreign { url, what: format!("no JSON but {start:?}") }
+            ClientError::Foreign { url, what: format!("{error} in {start:?}") }
         })
     }
 

@@ -34,9 +34,9 @@ pub struct Event {
     pub payload: Value,
     #[serde(default)]
     pub hash: String,
-    /// As it came.
+    /// As it came, on one line.
     #[serde(skip)]
-    pub raw: Value,
+    pub raw: String,
 }
 
 /// What an event means at a glance.
@@ -50,13 +50,10 @@ pub enum Tone {
 }
 
 impl Event {
-    pub fn read(raw: Value) -> Result<Self, NoEvent> {
-        let event = Self::deserialize(&raw).map_err(|error| NoEvent(error.to_string()))?;
-        Ok(Self { raw, ..event })
-    }
-
+    /// Reads the JSON of an event.
     pub fn parse(text: &str) -> Result<Self, NoEvent> {
-        Self::read(serde_json::from_str(text).map_err(|error| NoEvent(error.to_string()))?)
+        let event: Self = serde_json::from_str(text).map_err(|error| NoEvent(error.to_string()))?;
+        Ok(Self { raw: text.to_owned(), ..event })
     }
 
     /// The id that resumes a stream after this event.
@@ -220,7 +217,7 @@ fn point(event_type: &str, payload: &Value) -> String {
         }
         "execution.submission_recorded" => match payload["settled_by"].as_str() {
             Some(how) => format!("it is there, found out by {how}"),
-            None => format!("the {} has it", text(&payload["receipt"], "backend")),
+            None => format!("{} has it", text(&payload["receipt"], "backend")),
         },
         "execution.submission_refused" => {
             format!("{}: {}", text(payload, "failure_class"), text(payload, "error"))
@@ -334,14 +331,14 @@ mod tests {
         let raw = json!({"position": 7, "stream": "execution-0195e3a0-0000-7000-8000-0000000000ab", "hash": "00ff11aa22",
             "event_type": "execution.failed", "occurred_at": "2026-03-01T12:00:00Z", "source_identifiers": ["A", "B"],
             "source_identifier": "A", "payload": {"failure_class": "internal", "error": "a\u{7}\nb"}});
-        let event = Event::read(raw.clone()).unwrap();
+        let event = Event::parse(&raw.to_string()).unwrap();
         assert_eq!(event.sources().collect::<Vec<_>>(), ["A", "B"]);
         assert_eq!(event.short_stream(), "execution …000000ab");
         assert_eq!(event.resume_id(), "7-00ff11aa");
         assert_eq!(event.point(), "internal: a·⏎b");
-        assert!(Event::read(json!({"position": 1})).is_err());
+        assert!(Event::parse("{\"position\":1}").is_err());
         let bare = json!({"position": 1, "stream": "log", "event_type": "x.y", "occurred_at": "2026-03-01T12:00:00Z"});
-        assert_eq!(Event::read(bare).unwrap().point(), "(its data were redacted)");
+        assert_eq!(Event::parse(&bare.to_string()).unwrap().point(), "(its data were redacted)");
     }
 
     #[test]

@@ -148,10 +148,9 @@ impl Follow {
 async fn latest(client: &Client, path: &str, query: &[(String, String)]) -> anyhow::Result<Vec<Event>> {
     let mut page: Vec<(&str, String)> = query.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
     page.extend([("order", "desc".to_owned()), ("limit", CONTEXT.to_string())]);
-    let page = client.get(path, &page).await?;
     let mut events = vec![];
-    for raw in page.as_array().into_iter().flatten().rev() {
-        events.push(Event::read(raw.clone())?);
+    for raw in client.some(path, &page).await?.iter().rev() {
+        events.push(Event::parse(raw.get())?);
     }
     Ok(events)
 }
@@ -159,7 +158,7 @@ async fn latest(client: &Client, path: &str, query: &[(String, String)]) -> anyh
 /// Writes one event: a line of JSON, or columns.
 pub fn show(out: &Out, event: &Event, json: bool) -> std::io::Result<()> {
     if json {
-        return out.line(event.raw.to_string());
+        return out.line(&event.raw);
     }
     out.line(columns(out, event, None))
 }

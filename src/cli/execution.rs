@@ -60,7 +60,11 @@ pub enum Verb {
         no_submit: bool,
     },
     /// Ask for the end of an execution [API]
-    Cancel { id: Uuid },
+    Cancel {
+        id: Uuid,
+        #[arg(long)]
+        reason: Option<String>,
+    },
     /// Open the next attempt of an execution that ended [API]
     Retry {
         id: Uuid,
@@ -89,8 +93,9 @@ pub struct Create {
     /// A source, with SBIDs if not all of them are meant; may be repeated.
     #[arg(long = "source", required = true, value_name = "ID[=SBID,…]")]
     sources: Vec<String>,
+    /// The archive; the project's if left out.
     #[arg(long, value_name = "NAME")]
-    archive: String,
+    archive: Option<String>,
     /// A deployment profile; the project's default if left out.
     #[arg(long, value_name = "NAME|UUID")]
     profile: Option<String>,
@@ -140,8 +145,8 @@ impl Verb {
                 let flags = json!({"do_stage": !no_stage, "do_submit": !no_submit});
                 context.out.thing(&client.post(&of(id, &["execute"]), &flags).await?)?;
             }
-            Self::Cancel { id } => {
-                let body = json!({"status": "cancelled"});
+            Self::Cancel { id, reason } => {
+                let body = json!({"status": "cancelled", "reason": reason});
                 let answer = client.send(Method::PATCH, &of(id, &[]), &body).await?;
                 brief(context, &answer)?;
             }

@@ -69,7 +69,7 @@ impl Verb {
 }
 
 /// A bar on standard error; nothing is drawn when that is no terminal.
-fn bar(of: u64, what: &'static str) -> ProgressBar {
+pub fn bar(of: u64, what: &'static str) -> ProgressBar {
     let template = "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(of).with_style(style).with_message(what)

@@ -72,9 +72,9 @@ impl Out {
             return self.value(thing);
         }
         match thing {
-            Value::Object(fields) => {
-                let rows: Vec<Vec<String>> =
-                    fields.iter().map(|(name, value)| vec![name.clone(), text(Some(value))]).collect();
+            Value::Object(_) => {
+                let mut rows = vec![];
+                fields("", thing, &mut rows);
                 self.table(&[], rows)
             }
             Value::Null => Ok(()),
@@ -100,6 +100,19 @@ impl Out {
     /// A style that colours on a terminal only.
     pub fn style(&self) -> Style {
         Style::new().force_styling(self.terminal && console::colors_enabled())
+    }
+}
+
+/// The fields of a thing, those of things inside it under a dotted name.
+fn fields(prefix: &str, thing: &Value, rows: &mut Vec<Vec<String>>) {
+    for (name, value) in thing.as_object().into_iter().flatten() {
+        let name = format!("{prefix}{name}");
+        match value {
+            Value::Object(inner) if !inner.is_empty() && !inner.contains_key("text") => {
+                fields(&format!("{name}."), value, rows);
+            }
+            _ => rows.push(vec![name, text(Some(value))]),
+        }
     }
 }
 
@@ -153,6 +166,9 @@ pub fn text(value: Option<&Value>) -> String {
             Ok(at) if text.len() > 18 => time(at.to_utc()),
             _ => plain(text),
         },
+        Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
+        // What is said in words as well as in fields (a `why`) is shown in words.
+        Some(Value::Object(said)) if said.get("text").is_some_and(Value::is_string) => text(said.get("text")),
         Some(Value::Array(items)) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
             items.iter().map(|item| text(Some(item))).collect::<Vec<_>>().join(",")
         }
@@ -198,10 +214,19 @@ mod tests {
     }
 
     #[test]
+    fn a_thing_inside_a_thing_has_a_dotted_name() {
+        let mut rows = vec![];
+        fields("", &json!({"a": {"b": 1, "c": {}}, "why": {"text": "waiting"}}), &mut rows);
+        assert_eq!(rows, [["a.b", "1"], ["a.c", "{}"], ["why", "waiting"]]);
+    }
+
+    #[test]
     fn a_value_is_one_line_whatever_it_is() {
         assert_eq!(text(Some(&json!("a\nb"))), "a⏎b");
         assert_eq!(text(Some(&json!("\u{1b}[2Jgone"))), "·[2Jgone");
         assert_eq!(text(Some(&json!(["a", 1, null]))), "a,1,-");
+        assert_eq!(text(Some(&json!([]))), "-");
+        assert_eq!(text(Some(&json!({"since": "x", "text": "waiting"}))), "waiting");
         assert_eq!(text(Some(&json!([{"source_identifier": "J1"}, {"x": 1}]))), "J1,{\"x\":1}");
         assert_eq!(text(Some(&json!("2026-03-01T12:00:00.123456Z"))), "2026-03-01 12:00:00.123");
         assert_eq!(text(at(&json!({"a": {"b": 2}}), "a.b")), "2");

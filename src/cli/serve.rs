@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::Outcome;
 use super::files::Files;
-use crate::telemetry;
+use crate::{app, telemetry};
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -42,7 +42,7 @@ impl Serve {
         config.http.listen = self.listen.unwrap_or(config.http.listen);
         config.metrics.listen = self.metrics_listen.unwrap_or(config.metrics.listen);
         telemetry::init(&config.telemetry)?;
-        crate::app::serve(config).await?;
+        app::serve(config).await?;
         Ok(Outcome::Done)
     }
 }

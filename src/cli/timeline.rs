@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
 use uuid::Uuid;
 
 use super::client::path;
@@ -62,9 +61,13 @@ async fn one(context: &Context, path: &str, kind: &str, how: &How) -> anyhow::Re
     if how.follow {
         let until = (kind == "execution").then(|| ("until_terminal".to_owned(), "true".to_owned()));
         let mut tail = Tail::new(client, path.to_owned(), until.into_iter().collect(), None);
-        // A source has no end: its time line ends when its reader stops it, so it is drawn each time it has caught up.
+        // A source has no end: whoever looks says when it was enough (Ctrl-C), and then the line is drawn.
         loop {
-            match tail.next().await? {
+            let next = tokio::select! {
+                next = tail.next() => next?,
+                _ = tokio::signal::ctrl_c() => break,
+            };
+            match next {
                 Next::Event(event) => {
                     if context.out.json() {
                         show(&context.out, &event, true)?;
@@ -89,11 +92,11 @@ async fn one(context: &Context, path: &str, kind: &str, how: &How) -> anyhow::Re
         }
     } else {
         for raw in client.all(path, &[("order", "asc".to_owned()), ("limit", "1000".to_owned())]).await? {
-            events.push(Event::read(raw)?);
+            events.push(Event::parse(raw.get())?);
         }
         if context.out.json() {
-            let raw: Vec<_> = events.iter().map(|event| event.raw.clone()).collect();
-            context.out.value(&json!(raw))?;
+            let raw: Vec<&str> = events.iter().map(|event| event.raw.as_str()).collect();
+            context.out.line(format!("[{}]", raw.join(",\n")))?;
             return Ok(Outcome::Done);
         }
         let mut before = None;

@@ -34,6 +34,10 @@ const WORKERS: &[Column] = &[
 pub enum Job {
     /// The jobs, newest first [API]
     List {
+        #[arg(long, value_parser = ["queued", "running", "completed", "dead_lettered"])]
+        status: Option<String>,
+        #[arg(long)]
+        kind: Option<String>,
         #[arg(long, default_value_t = 100)]
         limit: u64,
         #[arg(long, default_value_t = 0)]
@@ -56,7 +60,11 @@ pub enum Worker {
         include_stopped: bool,
     },
     /// Let a worker finish what it has and claim nothing new [API]
-    Drain { id: String },
+    Drain {
+        id: String,
+        #[arg(long, default_value = "drained from the command line")]
+        reason: String,
+    },
     /// Let it claim again [API]
     Resume { id: String },
 }
@@ -65,8 +73,10 @@ impl Job {
     pub async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         let client = context.client()?;
         match self {
-            Self::List { limit, offset } => {
-                let query = [("limit", limit.to_string()), ("offset", offset.to_string())];
+            Self::List { status, kind, limit, offset } => {
+                let mut query = vec![("limit", limit.to_string()), ("offset", offset.to_string())];
+                query.extend(status.map(|status| ("status", status)));
+                query.extend(kind.map(|kind| ("kind", kind)));
                 context.out.list(&client.get("/jobs", &query).await?, JOBS)?;
             }
             Self::Requeue { id, reason } => {
@@ -86,8 +96,9 @@ impl Worker {
                 let query = [("include_stopped", include_stopped.to_string())];
                 context.out.list(&client.get("/workers", &query).await?, WORKERS)?;
             }
-            Self::Drain { id } => {
-                context.out.thing(&client.post(&path(["workers", &id, "drain"]), &json!({})).await?)?;
+            Self::Drain { id, reason } => {
+                let path = path(["workers", &id, "drain"]);
+                context.out.thing(&client.post(&path, &json!({"reason": reason})).await?)?;
             }
             Self::Resume { id } => {
                 context.out.thing(&client.post(&path(["workers", &id, "resume"]), &json!({})).await?)?;

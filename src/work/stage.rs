@@ -258,6 +258,11 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
     let backend = shop.backend(&deployment).map_err(JobError::Fail)?;
     let session = submission.session_id.to_string();
     let clock = shop.clock.clone();
+    let place = match &deployment {
+        Deployment::RestRemote(remote) => remote.base_url(),
+        // Simulated sessions share nothing.
+        _ => session.clone(),
+    };
     let urls = (backend.session_status_url(&session), backend.graph_status_url(&session));
     let receipt = Box::new(move || match &deployment {
         Deployment::RestRemote(remote) => Receipt::Dim {
@@ -270,7 +275,8 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
         _ => Receipt::Simulated { deployed_at: clock.now() },
     });
     let graph = physical_graph(shop, execution).await?;
-    Ok(HandOver { execution, session, backend, graph, receipt })
+    let turn = shop.turn(&place);
+    Ok(HandOver { execution, session, backend, graph, receipt, turn })
 }
 
 async fn fetch(shop: &Shop, sha256: &str) -> Result<Bytes, StageError> {

@@ -4,6 +4,11 @@
 //! deploy) is one that the backend takes only once under the session's name, so whoever finds the hand-over half done goes
 //! on from what is seen there: the absence of a session is established by *taking the name*, and a worker that slept
 //! through all this is refused at its next step. Nothing here is repeated by a library, and no answer is guessed.
+//!
+//! One hand-over at a time to each backend: a DALiuGE Node Manager resolves the relative paths of a graph against the
+//! directory of the session that was created *last*, when the graph is deployed. Two hand-overs that overlap would mix the
+//! files of their sessions, and the wrong one would fail. For the same reason a half-done hand-over is only gone on with
+//! while its session is the newest.
 
 use std::sync::Arc;
 
@@ -23,6 +28,8 @@ pub struct HandOver {
     pub backend: Arc<dyn Backend>,
     pub graph: Bytes,
     pub receipt: Box<dyn Fn() -> Receipt + Send + Sync>,
+    /// Held from the first request to the last.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How far a hand-over came.
@@ -44,9 +51,21 @@ enum Next {
     Append,
     Deploy,
     Look,
-    Record { seen: Option<State> },
-    Refuse { class: &'static str, error: String, evidence: Option<String> },
-    Open { step: Step, reason: String, lost: bool },
+    Record {
+        seen: Option<State>,
+    },
+    Refuse {
+        class: &'static str,
+        error: String,
+        evidence: Option<String>,
+    },
+    /// Frees the name of a session that has no graph, to take it again.
+    Forget,
+    Open {
+        step: Step,
+        reason: String,
+        lost: bool,
+    },
 }
 
 /// The first hand-over of an attempt, right after it was announced.
@@ -74,6 +93,7 @@ async fn go_on(
             return refuse(shop, context, &id, "internal", error, None).await;
         }
     };
+    let _turn = over.turn.lock().await;
     let mut next = first;
     // A hand-over has three steps with a look after each at most; more turns than this mean that two are at it.
     for _ in 0..12 {
@@ -99,6 +119,10 @@ async fn go_on(
             Next::Deploy => match over.backend.deploy(&over.session, &physical.roots()).await {
                 Ok(()) => passed("session_deployed", Next::Record { seen: None }),
                 Err(SubmitError::Refused { detail, .. }) => after_refused_deploy(over, &detail).await,
+                Err(error) => after(error),
+            },
+            Next::Forget => match over.backend.forget(&over.session).await {
+                Ok(()) => Next::Create,
                 Err(error) => after(error),
             },
             Next::Look => match over.backend.look(&over.session).await {
@@ -200,9 +224,23 @@ async fn after_refused_deploy(over: &HandOver, detail: &str) -> Next {
 async fn from_look(look: Look, over: &HandOver, drops: usize) -> Next {
     match look {
         Look::Absent => Next::Create,
-        Look::Present { state: State::Pristine, .. } => Next::Append,
+        Look::Present { state: State::Pristine, .. } => match over.backend.is_newest(&over.session).await {
+            Ok(true) => Next::Append,
+            Ok(false) => Next::Forget,
+            Err(error) => open(Step::Append, &error),
+        },
         Look::Present { state: State::Building, .. } => match over.backend.size(&over.session).await {
-            Ok(size) if size == drops => Next::Deploy,
+            Ok(size) if size == drops => match over.backend.is_newest(&over.session).await {
+                Ok(true) => Next::Deploy,
+                Ok(false) => Next::Refuse {
+                    class: "inconsistent_state",
+                    error: "another session was created on the manager between this one's graph and its deployment; \
+                            deployed now, it would write into the other one's directory. Retry it"
+                        .into(),
+                    evidence: Some("the session has its graph and was never deployed".into()),
+                },
+                Err(error) => open(Step::Deploy, &error),
+            },
             Ok(size) => Next::Refuse {
                 class: "inconsistent_state",
                 error: format!("the session has {size} of the graph's {drops} drops; it was never deployed"),

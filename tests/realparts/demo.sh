@@ -22,8 +22,10 @@ cleanup() {
     local rc=$? pid
     trap '' INT TERM
     say "stopping"
-    for pid in "${background[@]}"; do kill "$pid" 2>/dev/null || true; done
-    wait || true
+    for pid in "${background[@]}"; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
     stop_service
     "$here/down.sh" "$state" >/dev/null 2>&1 || say "not everything stopped: $here/down.sh $state"
     exit $rc
@@ -118,7 +120,9 @@ sources_with() { # event type: of how many sources
 }
 
 timeline() { # the events as they come, until this process is stopped
-    beampipe events follow --project "$project" &
+    local out=debug
+    [[ ${DEMO_PROFILE:-dev} == dev ]] || out=release
+    "target/$out/beampipe" events follow --project "$project" &
     background+=($!)
 }
 

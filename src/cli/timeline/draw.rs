@@ -96,10 +96,8 @@ mod tests {
 
     fn at(ms: i64, event_type: &str) -> Event {
         let time = chrono::DateTime::from_timestamp_millis(1_772_366_400_000 + ms).unwrap();
-        Event::read(
-            json!({"position": ms + 1, "stream": "execution-1", "event_type": event_type, "occurred_at": time,
-            "payload": {}}),
-        )
+        Event::parse(&json!({"position": ms + 1, "stream": "execution-1", "event_type": event_type, "occurred_at": time,
+            "payload": {}}).to_string())
         .unwrap()
     }
 

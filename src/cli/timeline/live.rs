@@ -101,7 +101,11 @@ impl Project {
         context: &Context,
     ) -> anyhow::Result<()> {
         loop {
-            match tail.next().await? {
+            let next = tokio::select! {
+                next = tail.next() => next?,
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+            };
+            match next {
                 Next::Event(event) => {
                     let changed = board.take(&event);
                     screen.show(&context.out, &self.module, board, &changed, &event)?;
@@ -157,15 +161,17 @@ impl Screen {
                 out.line(line.trim_end())
             }),
             Self::Rows { all, bars, head } => {
+                // What does not fit into the window makes room by leaving out what is settled; the tally has it.
+                let full = bars.len() + 4 > usize::from(console::Term::stderr().size().0);
                 bars.retain(|source, bar| {
-                    let stays = board.row(source).is_some();
+                    let stays = board.row(source).is_some_and(|row| !(full && row.settled()));
                     if !stays {
                         all.remove(bar);
                     }
                     stays
                 });
                 for row in changed.iter().filter_map(|source| board.row(source)) {
-                    if !bars.contains_key(&row.source) {
+                    if !(bars.contains_key(&row.source) || full && row.settled()) {
                         // Rows are in the order of their names, below the head.
                         let place = bars.range(..row.source.clone()).count() + 1;
                         let bar = all.insert(place, ProgressBar::new(Stage::LAST));

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::service::{PROJECT, Service, is_terminal, sessions_on, status_is};
-use crate::backends::daliuge::{Own, dim_port};
+use crate::backends::daliuge::Own;
 
 /// Sources that finish.
 const GOOD: [&str; 4] = ["HIPASSJ1318-21", "HIPASSJ0039-14", "HIPASSJ1305-20", "HIPASSJ1321-19"];
 
 async fn ended_between(place: &str) {
+    let island = Own::island();
     let mut service = Service::start(&[]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     service.stop().await;
     service.start_again(&[("BEAMPIPE_TEST_CRASH_AT", place)]).await;
     service.register(&GOOD[..1]).await;
@@ -23,7 +24,7 @@ async fn ended_between(place: &str) {
         .until("at its end", Duration::from_secs(60), |all| all.len() == 1 && all.iter().all(is_terminal))
         .await;
     assert_eq!(executions.iter().filter(status_is("completed")).count(), 1, "{place}: {executions:#?}");
-    one_session_an_attempt(&service, dim_port(), &executions).await;
+    one_session_an_attempt(&service, island.port(), &executions).await;
     service.stop().await;
     service.verify_log();
 }
@@ -81,7 +82,7 @@ async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
     let mut random =
         Random(seed.and_then(|seed| seed.parse().ok()).unwrap_or(u64::from(std::process::id()) | 1));
     eprintln!("SEED={}", random.0);
-    let own = Own::dim();
+    let own = Own::island();
     let mut service = Service::start(&[]).await;
     service.survey(own.port(), |yaml| yaml).await;
     service.register(&GOOD).await;
@@ -175,7 +176,7 @@ impl Random {
 
 #[tokio::test]
 async fn a_manager_that_is_away_delays_executions_and_fails_none() {
-    let own = Own::dim();
+    let own = Own::island();
     let service = Service::start(&[("BEAMPIPE_DEPENDENCIES__PROBE_SECONDS", "1")]).await;
     service.survey(own.port(), |yaml| yaml).await;
     own.call("stop-dim");

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::service::{PROJECT, SOURCES, Service, is_terminal, words};
-use crate::backends::daliuge::dim_port;
+use crate::backends::daliuge::Own;
 
 #[tokio::test]
 async fn read_models_that_were_deleted_come_back_byte_identical() {
+    let island = Own::island();
     let mut service = Service::start(&[]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     service.register(&SOURCES).await;
     let executions = service
         .until("at their end", Duration::from_secs(120), |all| all.len() == 5 && all.iter().all(is_terminal))

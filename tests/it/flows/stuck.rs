@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::service::{PROJECT, Service, is_terminal};
-use crate::backends::daliuge::{Own, dim_port};
+use crate::backends::daliuge::Own;
 
 async fn metrics(service: &Service) -> String {
     let url = format!("http://127.0.0.1:{}/metrics", service.metrics_port);
@@ -26,7 +26,7 @@ async fn ready_until(service: &Service, what: impl Fn(&Value) -> bool) -> Value 
 
 #[tokio::test]
 async fn a_stopped_manager_is_named_everywhere() {
-    let own = Own::dim();
+    let own = Own::island();
     let service = Service::start(&[("BEAMPIPE_DEPENDENCIES__PROBE_SECONDS", "1")]).await;
     service.survey(own.port(), |yaml| yaml).await;
     own.call("stop-dim");
@@ -54,8 +54,9 @@ async fn a_stopped_manager_is_named_everywhere() {
 
 #[tokio::test]
 async fn a_queue_that_nobody_works_on_is_named_everywhere() {
+    let island = Own::island();
     let service = Service::start(&[("BEAMPIPE_WORK__QUEUE_AGE_LIMIT_SECONDS", "1")]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     let workers = service.get("/workers").await;
     let id = workers[0]["id"].as_str().unwrap().to_owned();
     service.post(&format!("/workers/{id}/drain"), json!({"reason": "maintenance"})).await;
@@ -82,8 +83,9 @@ async fn a_queue_that_nobody_works_on_is_named_everywhere() {
 
 #[tokio::test]
 async fn a_failing_drop_is_named_everywhere() {
+    let island = Own::island();
     let service = Service::start(&[]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     service.register(&["HIPASSJ1245-00"]).await;
     let executions = service
         .until("at its end", Duration::from_secs(60), |all| all.len() == 1 && all.iter().all(is_terminal))

@@ -7,12 +7,13 @@ use futures::StreamExt;
 use serde_json::Value;
 
 use super::service::{PROJECT, SOURCES, Service, is_terminal, status_is};
-use crate::backends::daliuge::{dim_port, http};
+use crate::backends::daliuge::{Own, http};
 
 #[tokio::test]
 async fn a_survey_registers_discovers_runs_and_is_watched() {
+    let island = Own::island();
     let mut service = Service::start(&[]).await;
-    service.survey(dim_port(), |yaml| yaml).await;
+    service.survey(island.port(), |yaml| yaml).await;
     service.register(&SOURCES).await;
     let executions = service
         .until("five executions at their end", Duration::from_secs(120), |all| {

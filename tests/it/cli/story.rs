@@ -1,0 +1,60 @@
+//! A survey from its configuration to its products with the command line alone, on a real TAP server and a real DALiuGE.
+
+use serde_json::Value;
+
+use super::served::Served;
+use crate::backends::daliuge::told;
+
+const SOURCES: &str = "source_identifier\nHIPASSJ1318-21\nHIPASSJ1245-00\nHIPASSJ1250-20\nHIPASSJ2359-59\n";
+
+#[test]
+fn a_survey_is_run_and_explained_from_the_command_line() {
+    let served = Served::start();
+    let project = served.survey(&told("BEAMPIPE_TEST_TAP_URL"), true);
+    let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/realparts/demo/profile.json");
+    let profile = std::fs::read_to_string(profile).unwrap();
+    let profile = profile.replace("@TM_URL@", &told("BEAMPIPE_TEST_TM_URL"));
+    let profile = profile.replace("@DIM_PORT@", &told("BEAMPIPE_TEST_DIM_PORT"));
+    std::fs::write(served.path().join("profile.json"), profile).unwrap();
+    served.ask(&["project", "add", "project.yaml"]);
+    served.ask(&["profile", "create", "profile.json"]);
+    let imported = served.with_input(&["source", "import", project, "-"], SOURCES);
+    assert_eq!(imported.status, 0, "{imported:?}");
+    served.ask(&["source", "discover", project]);
+
+    let rows =
+        served.ask(&["timeline", "project", project, "--follow", "--until-settled", "4", "--timeout", "120"]);
+    let state = |source: &str| -> &Value {
+        rows.as_array().unwrap().iter().find(|row| row["source_identifier"] == source).unwrap()
+    };
+    assert_eq!(state("HIPASSJ1318-21")["state"], "completed", "{rows:#}");
+    assert_eq!(state("HIPASSJ1245-00")["state"], "failed", "{rows:#}");
+    assert_eq!(state("HIPASSJ1250-20")["state"], "discovery error", "{rows:#}");
+    assert_eq!(state("HIPASSJ2359-59")["state"], "no datasets", "{rows:#}");
+
+    let completed = state("HIPASSJ1318-21")["execution_id"].as_str().unwrap();
+    let line = served.run(&["timeline", "execution", completed, "--follow"]);
+    assert!(line.out.contains("─┴─ execution.completed"), "{line:?}");
+    let followed = served.run(&["events", "follow", "--execution", completed, "--until-terminal", "--json"]);
+    let page = served.ask(&["timeline", "execution", completed]);
+    let streamed: Vec<Value> = followed.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(Value::from(streamed), page, "the stream is the page");
+
+    let artifacts = served.ask(&["execution", "artifacts", completed]);
+    let manifest =
+        artifacts.as_array().unwrap().iter().find(|artifact| artifact["kind"] == "manifest").unwrap();
+    let sha256 = manifest["sha256"].as_str().unwrap();
+    let got = served.run(&["execution", "artifacts", completed, "--get", sha256, "--to", "manifest.json"]);
+    assert_eq!(got.status, 0, "{got:?}");
+    let bytes = std::fs::read(served.path().join("manifest.json")).unwrap();
+    assert_eq!(beampipe::artifacts::digest(&bytes), sha256);
+    let record = served.ask(&["execution", "run-record", completed]);
+    assert_eq!(record["dim"]["terminal"]["ledger_status"], "completed", "{record:#}");
+
+    let failed = state("HIPASSJ1245-00")["execution_id"].as_str().unwrap();
+    assert_eq!(served.run(&["execution", "cancel", failed]).status, 1, "what has ended is not cancelled");
+    let again = served.ask(&["execution", "retry", failed, "--reason", "once more"]);
+    assert_eq!(again["retry_count"], 1, "{again:#}");
+    let listed = served.run(&["execution", "list", "--status", "completed"]);
+    assert!(listed.out.contains(completed) && !listed.out.contains(failed), "{listed:?}");
+}
