@@ -20,7 +20,7 @@ mod read;
 mod words;
 pub use read::*;
 pub use words::{LIVE_STATUSES, STATUSES, SUBMISSION_STATES};
-use words::{daliuge_end, outcome, scheduler_state};
+use words::{Word, daliuge_end, known, outcome, scheduler_state};
 
 pub(crate) struct Projected;
 
@@ -88,54 +88,57 @@ impl Projection for Projected {
 }
 
 /// What of a row is counted.
+#[derive(Clone)]
 struct Facets {
     row: i64,
-    project: String,
     attempt: u32,
-    scheduler: String,
+    project: String,
+    scheduler: Word,
     profile: Uuid,
-    status: String,
-    submission: String,
-    scheduler_state: String,
-    daliuge: String,
-    output: String,
     live: bool,
+    status: Word,
+    submission_state: Word,
+    scheduler_state: Word,
+    daliuge_state: Word,
+    output_state: Word,
 }
 
-macro_rules! facets {
-    () => {
-        "created_position, project_module, attempt, scheduler_name, profile_id, status, submission_state, \
-         scheduler_state, daliuge_state, output_state, completed_at IS NULL"
-    };
-}
-
-/// Changes one row: `?1` is its key, `?2` to `?6` are the envelope's, the arm's own values start at `?7`.
+/// Changes one row: `?1` is its key, `?2` to `?6` are the envelope's, the arm's own values start at `?7`. What is counted is
+/// named before the semicolon, so that it is said once for the row and for the counts.
 macro_rules! update {
-    ($set:literal) => {
-        concat!(
-            "UPDATE executions SET ",
-            $set,
-            ", last_position = ?2, last_revision = ?3, last_event_id = ?4, last_event_type = ?5, last_event_at = ?6 \
-             WHERE created_position = ?1 RETURNING ",
-            facets!()
-        )
+    ($fold:ident, $before:ident, { $($facet:ident = $word:literal),* }, $set:literal, $own:expr $(,)?) => {
+        update!($fold, $before, $before.clone(), { $($facet = $word),* }, $set, $own)
     };
+    ($fold:ident, $before:ident, $after:expr, { $($facet:ident = $word:literal),* }, $set:literal, $own:expr $(,)?) => {{
+        #[allow(unused_mut, reason = "not every event changes a word")]
+        let mut after = $after;
+        $(after.$facet = Word::Borrowed($word);)*
+        let sql = concat!(
+            "UPDATE executions SET ",
+            $(stringify!($facet), " = '", $word, "', ",)*
+            $set,
+            " last_position = ?2, last_revision = ?3, last_event_id = ?4, last_event_type = ?5, last_event_at = ?6 \
+             WHERE created_position = ?1"
+        );
+        $fold.update($before, after, sql, $own)
+    }};
 }
 
 impl Facets {
     fn read(row: &Row<'_>) -> Result<Self> {
+        let word = |index| Ok::<_, rusqlite::Error>(known(row.get_ref(index)?.as_str()?));
         Ok(Self {
             row: row.get(0)?,
-            project: row.get(1)?,
-            attempt: row.get(2)?,
-            scheduler: row.get(3)?,
+            attempt: row.get(1)?,
+            project: row.get(2)?,
+            scheduler: word(3)?,
             profile: crate::sql::column(row, 4)?,
-            status: row.get(5)?,
-            submission: row.get(6)?,
-            scheduler_state: row.get(7)?,
-            daliuge: row.get(8)?,
-            output: row.get(9)?,
-            live: row.get(10)?,
+            live: row.get(5)?,
+            status: word(6)?,
+            submission_state: word(7)?,
+            scheduler_state: word(8)?,
+            daliuge_state: word(9)?,
+            output_state: word(10)?,
         })
     }
 }
@@ -150,7 +153,8 @@ struct Fold<'a> {
 
 impl Fold<'_> {
     fn facets(&self) -> Result<Option<Facets>> {
-        let sql = concat!("SELECT ", facets!(), " FROM executions WHERE id = ?1");
+        let sql = "SELECT created_position, attempt, project_module, scheduler_name, profile_id, completed_at IS NULL, \
+                   status, submission_state, scheduler_state, daliuge_state, output_state FROM executions WHERE id = ?1";
         self.db.prepare_cached(sql)?.query_row([blob(&self.id)], Facets::read).optional()
     }
 
@@ -161,9 +165,9 @@ impl Fold<'_> {
             "" => recorded.tag("project:").unwrap_or_default(),
             project => project,
         };
-        let after = self
-            .db
-            .prepare_cached(concat!(
+        let scheduler = e.profile.spec.deployment.scheduler_name();
+        self.db
+            .prepare_cached(
                 "INSERT INTO executions (created_position, id, project_module, archive_name, sources, status, \
                  control_phase, submission_state, scheduler_name, scheduler_state, daliuge_state, output_state, attempt, \
                  cancel_requested, discovery_signature, created_at, automatic, created_by_id, profile_id, \
@@ -172,34 +176,43 @@ impl Fold<'_> {
                  last_event_at) \
                  VALUES (?1, ?2, ?3, ?4, ?5, 'pending', 'admission_pending', 'not_started', ?6, 'not_submitted', \
                  'not_created', 'not_started', 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?8, ?17, ?1, ?18, \
-                 ?19, ?20, ?8) RETURNING ",
-                facets!()
-            ))?
-            .query_row(
-                rusqlite::params![
-                    recorded.position,
-                    blob(&self.id),
-                    project,
-                    e.archive_name,
-                    json(&e.sources),
-                    e.profile.spec.deployment.scheduler_name(),
-                    e.discovery_signature,
-                    self.now,
-                    e.automatic,
-                    blob_of(e.created_by_id.as_ref()),
-                    blob(&e.profile.profile_id),
-                    e.profile.revision,
-                    e.profile.spec_sha256,
-                    blob(&e.project_config_id),
-                    e.project_config_version,
-                    e.project_spec_sha256,
-                    blob(&recorded.correlation_id),
-                    recorded.revision,
-                    blob(&recorded.id),
-                    recorded.event_type,
-                ],
-                Facets::read,
-            )?;
+                 ?19, ?20, ?8)",
+            )?
+            .execute(rusqlite::params![
+                recorded.position,
+                blob(&self.id),
+                project,
+                e.archive_name,
+                json(&e.sources),
+                scheduler,
+                e.discovery_signature,
+                self.now,
+                e.automatic,
+                blob_of(e.created_by_id.as_ref()),
+                blob(&e.profile.profile_id),
+                e.profile.revision,
+                e.profile.spec_sha256,
+                blob(&e.project_config_id),
+                e.project_config_version,
+                e.project_spec_sha256,
+                blob(&recorded.correlation_id),
+                recorded.revision,
+                blob(&recorded.id),
+                recorded.event_type,
+            ])?;
+        let after = Facets {
+            row: i64::try_from(recorded.position).unwrap_or(i64::MAX),
+            attempt: 1,
+            project: project.to_owned(),
+            scheduler: Word::Borrowed(scheduler),
+            profile: e.profile.profile_id,
+            live: true,
+            status: Word::Borrowed("pending"),
+            submission_state: Word::Borrowed("not_started"),
+            scheduler_state: Word::Borrowed("not_submitted"),
+            daliuge_state: Word::Borrowed("not_created"),
+            output_state: Word::Borrowed("not_started"),
+        };
         self.pin(&e.profile.profile_id, e.profile.revision, &e.profile.spec_sha256, &e.profile.spec)?;
         let mut of_source = self.db.prepare_cached(
             "INSERT INTO execution_sources (source, created_position) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
@@ -227,7 +240,13 @@ impl Fold<'_> {
     }
 
     /// Runs an [`update!`] and counts what moved.
-    fn update(&mut self, before: &Facets, sql: &'static str, own: &[&dyn ToSql]) -> Result<()> {
+    fn update(
+        &mut self,
+        before: &Facets,
+        mut after: Facets,
+        sql: &'static str,
+        own: &[&dyn ToSql],
+    ) -> Result<()> {
         let recorded = &self.envelope.recorded;
         let mut statement = self.db.prepare_cached(sql)?;
         statement.raw_bind_parameter(1, before.row)?;
@@ -239,10 +258,9 @@ impl Fold<'_> {
         for (index, value) in own.iter().enumerate() {
             statement.raw_bind_parameter(7 + index, value)?;
         }
-        let after = statement.raw_query().next()?.map(Facets::read).transpose()?;
-        if let Some(after) = after {
-            self.count(Some(before), &after);
-        }
+        statement.raw_execute()?;
+        after.live = LIVE_STATUSES.contains(&&*after.status);
+        self.count(Some(before), &after);
         Ok(())
     }
 
@@ -255,10 +273,10 @@ impl Fold<'_> {
         }
         type State = fn(&Facets) -> &str;
         let axes: [(&str, State); 4] = [
-            ("submission", |f| &f.submission),
+            ("submission", |f| &f.submission_state),
             ("scheduler", |f| &f.scheduler_state),
-            ("daliuge", |f| &f.daliuge),
-            ("output", |f| &f.output),
+            ("daliuge", |f| &f.daliuge_state),
+            ("output", |f| &f.output_state),
         ];
         for (axis, state) in axes {
             counts.move_one("state", before.map(|b| (axis, state(b))), Some((axis, state(after))));
@@ -321,46 +339,43 @@ impl Fold<'_> {
         match event {
             // Handled by the caller: it has no row before it.
             E::Created(_) => Ok(()),
-            E::ExecuteStarted(e) => self.update(
-                before,
-                update!(
-                    "status = 'running', control_phase = 'admitted', admitted_at = ?6, started_at = ?6, \
-                     submission_state = 'preparing', job_id = ?7, do_stage = ?8, do_submit = ?9"
-                ),
-                &[&blob(&e.job_id), &e.do_stage, &e.do_submit],
-            ),
+            E::ExecuteStarted(e) => {
+                update!(self, before, { status = "running", submission_state = "preparing" }, "control_phase = 'admitted', admitted_at = ?6, started_at = ?6, job_id = ?7, do_stage = ?8, do_submit \
+                        = ?9,", &[&blob(&e.job_id), &e.do_stage, &e.do_submit],
+                )
+            }
             E::Running(e) => {
-                self.update(before, update!("status = 'running', execution_phase = ?7"), &[&e.phase])
+                update!(self, before, { status = "running" }, "execution_phase = ?7,", &[&e.phase])
             }
             E::ManifestBuilt(e) => {
                 self.artifacts(attempt, "manifest_generated", [&e.artifact])?;
-                self.update(
+                update!(
+                    self,
                     before,
-                    update!(
-                        "control_phase = 'manifest_generated', manifest_generated_at = ?6, manifest_sha256 = ?7, \
-                         dataset_count = ?8"
-                    ),
+                    {},
+                    "control_phase = 'manifest_generated', manifest_generated_at = ?6, manifest_sha256 = ?7, \
+                    dataset_count = ?8,",
                     &[&e.manifest_sha256, &e.dataset_count],
                 )
             }
             E::GraphPrepared(e) => {
                 self.artifacts(attempt, "graph_patched", &e.artifacts)?;
-                self.update(
+                update!(
+                    self,
                     before,
-                    update!(
-                        "control_phase = 'graph_patched', graph_patched_at = ?6, source_graph_sha256 = ?7, \
-                         patched_graph_sha256 = ?8"
-                    ),
+                    {},
+                    "control_phase = 'graph_patched', graph_patched_at = ?6, source_graph_sha256 = ?7, \
+                    patched_graph_sha256 = ?8,",
                     &[&e.source_graph_sha256, &e.patched_graph_sha256],
                 )
             }
             E::Translated(e) => {
                 self.artifacts(attempt, "translated", [&e.artifact])?;
-                self.update(
+                update!(
+                    self,
                     before,
-                    update!(
-                        "control_phase = 'translated', translated_at = ?6, physical_graph_sha256 = ?7"
-                    ),
+                    {},
+                    "control_phase = 'translated', translated_at = ?6, physical_graph_sha256 = ?7,",
                     &[&e.physical_graph_sha256],
                 )
             }
@@ -381,13 +396,13 @@ impl Fold<'_> {
                         &e.dim_graph_status_url,
                     ],
                 )?;
-                self.update(
+                update!(
+                    self,
                     before,
-                    update!(
-                        "execution_phase = 'submit', control_phase = 'submission_pending', submission_pending_at = ?6, \
-                         submission_state = 'in_flight', submission_deadline_at = ?7, daliuge_session_id = ?8, \
-                         dim_session_status_url = ?9, dim_graph_status_url = ?10"
-                    ),
+                    { submission_state = "in_flight" },
+                    "execution_phase = 'submit', control_phase = 'submission_pending', submission_pending_at = ?6, \
+                    submission_deadline_at = ?7, daliuge_session_id = ?8, dim_session_status_url = ?9, \
+                    dim_graph_status_url = ?10,",
                     &[&deadline, &blob(&e.session_id), &e.dim_session_status_url, &e.dim_graph_status_url],
                 )
             }
@@ -406,16 +421,12 @@ impl Fold<'_> {
                         (None, None, None, None)
                     }
                 };
-                self.update(
-                    before,
-                    update!(
-                        "control_phase = 'submitted', submitted_at = ?6, submission_state = 'submitted', \
-                         scheduler_state = 'pending', daliuge_state = ?7, scheduler_job_id = ?8, slurm_session_dir = ?9, \
-                         slurm_login_node = ?10, slurm_remote_user = ?11, \
-                         last_reconciled_at = iif(?12 IS NULL, last_reconciled_at, ?6)"
-                    ),
-                    &[
-                        &if job.is_some() { "not_created" } else { "deploying" },
+                let session = if job.is_some() { "not_created" } else { "deploying" };
+                let after = Facets { daliuge_state: Word::Borrowed(session), ..before.clone() };
+                update!(self, before, after, { submission_state = "submitted", scheduler_state = "pending" }, "control_phase = 'submitted', submitted_at = ?6, daliuge_state = ?7, scheduler_job_id = ?8, \
+                    slurm_session_dir = ?9, slurm_login_node = ?10, slurm_remote_user = ?11, last_reconciled_at = \
+                    iif(?12 IS NULL, last_reconciled_at, ?6),", &[
+                        &session,
                         &job,
                         &dir,
                         &node,
@@ -430,8 +441,7 @@ impl Fold<'_> {
                     "UPDATE sessions SET refused_error = ?3, refused_evidence = ?4 WHERE execution = ?1 AND attempt = ?2",
                     &[&e.error, &e.evidence],
                 )?;
-                let set = update!("submission_state = 'failed', last_error = ?7");
-                self.update(before, set, &[&e.error])
+                update!(self, before, { submission_state = "failed" }, "last_error = ?7,", &[&e.error])
             }
             E::SubmissionUncertain(e) => {
                 self.session(
@@ -440,7 +450,7 @@ impl Fold<'_> {
                      WHERE execution = ?1 AND attempt = ?2",
                     &[&self.now, &e.step, &e.reason],
                 )?;
-                self.update(before, update!("submission_state = 'uncertain'"), &[])
+                update!(self, before, { submission_state = "uncertain" }, "", &[])
             }
             E::SubmissionAbandoned(e) => {
                 self.session(
@@ -448,17 +458,12 @@ impl Fold<'_> {
                     "UPDATE sessions SET abandoned_at = ?3, abandoned_reason = ?4 WHERE execution = ?1 AND attempt = ?2",
                     &[&self.now, &e.reason],
                 )?;
-                let set = update!("submission_state = 'failed', submission_abandoned_at = ?6");
-                self.update(before, set, &[])
+                update!(self, before, { submission_state = "failed" }, "submission_abandoned_at = ?6,", &[])
             }
-            E::AwaitingScheduler(e) => self.update(
-                before,
-                update!(
-                    "status = 'awaiting_scheduler', control_phase = 'monitoring', \
-                     monitoring_at = coalesce(monitoring_at, ?6), scheduler_state = 'pending', scheduler_reason = ?7"
-                ),
-                &[&e.reason],
-            ),
+            E::AwaitingScheduler(e) => {
+                update!(self, before, { status = "awaiting_scheduler", scheduler_state = "pending" }, "control_phase = 'monitoring', monitoring_at = coalesce(monitoring_at, ?6), scheduler_reason = ?7,", &[&e.reason],
+                )
+            }
             E::Observed(e) => {
                 self.session(
                     attempt,
@@ -471,109 +476,115 @@ impl Fold<'_> {
                     .as_deref()
                     .or_else(|| axes.daliuge_state.as_deref().map(scheduler_state));
                 let status = if axes.awaiting_scheduler { "awaiting_scheduler" } else { "running" };
-                self.update(
+                let or = |new: Option<&str>, old: &Word| new.map_or_else(|| old.clone(), known);
+                let after = Facets {
+                    status: Word::Borrowed(status),
+                    scheduler_state: or(scheduler, &before.scheduler_state),
+                    daliuge_state: or(axes.daliuge_state.as_deref(), &before.daliuge_state),
+                    output_state: or(axes.output_state.as_deref(), &before.output_state),
+                    ..before.clone()
+                };
+                update!(
+                    self,
                     before,
-                    update!(
-                        "status = ?7, control_phase = 'monitoring', monitoring_at = coalesce(monitoring_at, ?6), \
-                         scheduler_state = coalesce(?8, scheduler_state), daliuge_state = coalesce(?9, daliuge_state), \
-                         output_state = coalesce(?10, output_state), scheduler_raw_state = ?11, scheduler_reason = ?12, \
-                         last_reconciled_at = ?13"
-                    ),
+                    after.clone(),
+                    {},
+                    "status = ?7, control_phase = 'monitoring', monitoring_at = coalesce(monitoring_at, ?6), \
+                    scheduler_state = ?8, daliuge_state = ?9, output_state = ?10, scheduler_raw_state = ?11, \
+                    scheduler_reason = ?12, last_reconciled_at = ?13,",
                     &[
-                        &status,
-                        &scheduler,
-                        &axes.daliuge_state,
-                        &axes.output_state,
+                        &after.status,
+                        &after.scheduler_state,
+                        &after.daliuge_state,
+                        &after.output_state,
                         &e.observation.raw_state,
                         &e.observation.reason,
                         &micros(e.observation.observed_at),
                     ],
                 )
             }
-            E::OutputsVerified(_) => self.update(
+            E::OutputsVerified(_) => update!(
+                self,
                 before,
-                update!(
-                    "control_phase = 'output_verification', output_verification_at = ?6, output_state = 'verified'"
-                ),
+                { output_state = "verified" },
+                "control_phase = 'output_verification', output_verification_at = ?6,",
                 &[],
             ),
             E::Completed(e) => {
                 self.end_session(attempt, Some(&e.terminal))?;
-                self.update(
-                    before,
-                    update!(
-                        "status = 'completed', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
-                         completed_at = ?6, terminal_outcome = 'succeeded', scheduler_state = 'succeeded', \
-                         daliuge_state = ?7, last_reconciled_at = ?8, last_error = NULL"
-                    ),
-                    &[&daliuge_end(&e.terminal, "finished"), &micros(e.terminal.observed_at)],
+                let session = daliuge_end(&e.terminal, "finished");
+                let after = Facets { daliuge_state: Word::Borrowed(session), ..before.clone() };
+                update!(self, before, after, { status = "completed", scheduler_state = "succeeded" }, "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
+                    terminal_outcome = 'succeeded', daliuge_state = ?7, last_reconciled_at = ?8, last_error = NULL,", &[&session, &micros(e.terminal.observed_at)],
                 )
             }
             E::Failed(e) => {
                 self.end_session(attempt, e.terminal.as_ref())?;
-                self.update(
+                let mut after = before.clone();
+                if let Some(terminal) = &e.terminal {
+                    after.scheduler_state = Word::Borrowed("failed");
+                    after.daliuge_state = Word::Borrowed(daliuge_end(terminal, "failed"));
+                }
+                update!(
+                    self,
                     before,
-                    update!(
-                        "status = 'failed', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
-                         completed_at = ?6, terminal_outcome = ?7, failure_class = ?8, last_error = ?9, \
-                         scheduler_state = iif(?10 IS NULL, scheduler_state, 'failed'), \
-                         daliuge_state = coalesce(?10, daliuge_state), \
-                         last_reconciled_at = coalesce(?11, last_reconciled_at)"
-                    ),
+                    after.clone(),
+                    { status = "failed" },
+                    "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
+                    terminal_outcome = ?7, failure_class = ?8, last_error = ?9, scheduler_state = ?10, daliuge_state = \
+                    ?11, last_reconciled_at = coalesce(?12, last_reconciled_at),",
                     &[
                         &outcome(&e.failure_class),
                         &e.failure_class,
                         &e.error,
-                        &e.terminal.as_ref().map(|terminal| daliuge_end(terminal, "failed")),
+                        &after.scheduler_state,
+                        &after.daliuge_state,
                         &e.terminal.as_ref().map(|terminal| micros(terminal.observed_at)),
                     ],
                 )
             }
-            E::NotSubmitted(_) => self.update(
-                before,
-                update!(
-                    "status = 'not_submitted', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
-                     completed_at = ?6, terminal_outcome = 'not_submitted', submission_state = 'not_started'"
-                ),
-                &[],
-            ),
-            E::CancelRequested(_) => self.update(before, update!("cancel_requested = 1"), &[]),
+            E::NotSubmitted(_) => {
+                update!(self, before, { status = "not_submitted", submission_state = "not_started" }, "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
+                        terminal_outcome = 'not_submitted',", &[],
+                )
+            }
+            E::CancelRequested(_) => update!(self, before, {}, "cancel_requested = 1,", &[]),
             E::Cancelled(e) => {
                 self.end_session(attempt, e.terminal.as_ref())?;
-                self.update(
+                let mut after = before.clone();
+                if after.scheduler_state != "not_submitted" {
+                    after.scheduler_state = Word::Borrowed("cancelled");
+                }
+                if let Some(terminal) = &e.terminal {
+                    after.daliuge_state = Word::Borrowed(daliuge_end(terminal, "cancelled"));
+                }
+                update!(
+                    self,
                     before,
-                    update!(
-                        "status = 'cancelled', execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, \
-                         completed_at = ?6, terminal_outcome = 'cancelled', failure_class = 'cancelled', \
-                         scheduler_state = iif(scheduler_state = 'not_submitted', scheduler_state, 'cancelled'), \
-                         daliuge_state = coalesce(?7, daliuge_state), \
-                         last_reconciled_at = coalesce(?8, last_reconciled_at)"
-                    ),
+                    after.clone(),
+                    { status = "cancelled" },
+                    "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
+                    terminal_outcome = 'cancelled', failure_class = 'cancelled', scheduler_state = ?7, daliuge_state = \
+                    ?8, last_reconciled_at = coalesce(?9, last_reconciled_at),",
                     &[
-                        &e.terminal.as_ref().map(|terminal| daliuge_end(terminal, "cancelled")),
+                        &after.scheduler_state,
+                        &after.daliuge_state,
                         &e.terminal.as_ref().map(|terminal| micros(terminal.observed_at)),
                     ],
                 )
             }
             E::RetryRequested(e) => {
                 self.counts.add("retries", &before.project, "", 1);
-                self.update(
-                    before,
-                    update!(
-                        "status = 'retrying', attempt = max(attempt + 1, ?7), execution_phase = NULL, \
-                         control_phase = 'admission_pending', submission_state = 'not_started', \
-                         submission_deadline_at = NULL, submission_abandoned_at = NULL, scheduler_job_id = NULL, \
-                         scheduler_state = 'not_submitted', scheduler_raw_state = NULL, scheduler_reason = NULL, \
-                         daliuge_session_id = NULL, daliuge_state = 'not_created', output_state = 'not_started', \
-                         terminal_outcome = NULL, failure_class = NULL, cancel_requested = 0, manifest_sha256 = NULL, \
-                         dataset_count = NULL, source_graph_sha256 = NULL, patched_graph_sha256 = NULL, \
-                         physical_graph_sha256 = NULL, started_at = NULL, completed_at = NULL, job_id = NULL, \
-                         do_stage = NULL, do_submit = NULL, admission_pending_at = ?6, admitted_at = NULL, \
-                         manifest_generated_at = NULL, graph_patched_at = NULL, translated_at = NULL, \
-                         submission_pending_at = NULL, submitted_at = NULL, monitoring_at = NULL, \
-                         output_verification_at = NULL, terminal_at = NULL"
-                    ),
-                    &[&e.attempt],
+                let attempt = e.attempt.max(attempt + 1);
+                let after = Facets { attempt, ..before.clone() };
+                update!(self, before, after, { status = "retrying", submission_state = "not_started", scheduler_state = "not_submitted", daliuge_state = "not_created", output_state = "not_started" }, "attempt = ?7, execution_phase = NULL, control_phase = 'admission_pending', submission_deadline_at = \
+                    NULL, submission_abandoned_at = NULL, scheduler_job_id = NULL, scheduler_raw_state = NULL, \
+                    scheduler_reason = NULL, daliuge_session_id = NULL, terminal_outcome = NULL, failure_class = NULL, \
+                    cancel_requested = 0, manifest_sha256 = NULL, dataset_count = NULL, source_graph_sha256 = NULL, \
+                    patched_graph_sha256 = NULL, physical_graph_sha256 = NULL, started_at = NULL, completed_at = NULL, \
+                    job_id = NULL, do_stage = NULL, do_submit = NULL, admission_pending_at = ?6, admitted_at = NULL, \
+                    manifest_generated_at = NULL, graph_patched_at = NULL, translated_at = NULL, submission_pending_at = \
+                    NULL, submitted_at = NULL, monitoring_at = NULL, output_verification_at = NULL, terminal_at = NULL,", &[&attempt],
                 )
             }
         }
