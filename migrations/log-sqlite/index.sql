@@ -11,11 +11,14 @@ CREATE TABLE streams (
     name TEXT NOT NULL UNIQUE
 ) STRICT;
 
--- The key is also the last line against two events at one place of a stream.
+-- Positions are kept in runs: `first`, and in `others` the steps to those after it (LEB128). A run is written once.
+
+-- A run of consecutive revisions of a stream; `revision` is that of `first`.
 CREATE TABLE revisions (
     stream   INTEGER NOT NULL,
     revision INTEGER NOT NULL,
-    position INTEGER NOT NULL,
+    first    INTEGER NOT NULL,
+    others   BLOB NOT NULL,
     PRIMARY KEY (stream, revision)
 ) STRICT, WITHOUT ROWID;
 
@@ -26,15 +29,17 @@ CREATE TABLE words (
 ) STRICT;
 
 CREATE TABLE word_positions (
-    word     INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    PRIMARY KEY (word, position)
+    word   INTEGER NOT NULL,
+    first  INTEGER NOT NULL,
+    others BLOB NOT NULL,
+    PRIMARY KEY (word, first)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE correlation_positions (
     correlation BLOB NOT NULL,
-    position    INTEGER NOT NULL,
-    PRIMARY KEY (correlation, position)
+    first       INTEGER NOT NULL,
+    others      BLOB NOT NULL,
+    PRIMARY KEY (correlation, first)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE id_positions (

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -39,8 +39,10 @@ mod decode;
 mod heads;
 mod index;
 mod lock;
+mod lookup;
 mod mark;
 mod reader;
+mod runs;
 mod schema;
 mod verify;
 mod wal;
@@ -55,6 +57,10 @@ use lock::WriterLock;
 use mark::Mark;
 use reader::{Reader, Readers};
 use writer::{Job, Writer};
+
+const CLOSED: &str = "the log is closed";
+/// How many events the index may be behind before appends are answered [`AppendError::Busy`].
+const MOST_UNINDEXED: u64 = 500_000;
 
 /// How a log is opened.
 #[derive(Clone)]
@@ -88,6 +94,8 @@ struct Shared {
     /// What was found to be damaged; never taken back.
     damage: Mutex<Option<String>>,
     indexed: AtomicU64,
+    /// Set when the writer ended in order: what it did not take was not written.
+    ended: AtomicBool,
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
 }
@@ -105,6 +113,7 @@ impl Shared {
             refused: Mutex::default(),
             damage: Mutex::default(),
             indexed: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
         }
@@ -141,6 +150,19 @@ impl Shared {
     fn indexed(&self, through: Position) {
         self.indexed.store(through, Ordering::Release);
         self.heads.lock().trim(through);
+    }
+
+    /// Whether the index is so far behind that appends wait for it: until it knows them, heads stay in memory.
+    fn index_is_overrun(&self) -> bool {
+        self.hub.head().position.saturating_sub(self.indexed.load(Ordering::Acquire)) > MOST_UNINDEXED
+    }
+
+    /// What is said of an append whose answer never came.
+    fn unanswered(&self) -> AppendError {
+        if self.ended.load(Ordering::Acquire) {
+            return AppendError::Unavailable(CLOSED.into());
+        }
+        AppendError::Unknown("the log's writer failed".into())
     }
 
     fn dequeued(&self, appends: usize, bytes: usize) {
@@ -349,20 +371,16 @@ impl SqliteLog {
         Ok(report)
     }
 
-    fn closed() -> String {
-        "the log is closed".into()
-    }
-
     fn enqueue(&self, job: Job) -> Result<(), AppendError> {
         let refusal =
             || self.shared.append_refusal().unwrap_or_else(|| "the log is open for reading only".into());
         let Some(jobs) = &self.jobs else { return Err(AppendError::Unavailable(refusal())) };
         if self.threads.lock().is_none() {
-            return Err(AppendError::Unavailable(Self::closed()));
+            return Err(AppendError::Unavailable(CLOSED.into()));
         }
         jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => AppendError::Busy,
-            TrySendError::Disconnected(_) => AppendError::Unavailable(Self::closed()),
+            TrySendError::Disconnected(_) => AppendError::Unavailable(CLOSED.into()),
         })
     }
 }
@@ -407,6 +425,9 @@ impl Log for SqliteLog {
         let prepared = Prepared::new(stream, expected, events)?;
         let bytes = prepared.bytes;
         let shared = &self.shared;
+        if shared.index_is_overrun() {
+            return Err(AppendError::Busy);
+        }
         if shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed) > self.options.queue_bytes {
             shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(AppendError::Busy);
@@ -417,7 +438,7 @@ impl Log for SqliteLog {
             shared.dequeued(1, bytes);
             return Err(error);
         }
-        answer.await.unwrap_or_else(|_| Err(AppendError::Unavailable(Self::closed())))
+        answer.await.unwrap_or_else(|_| Err(shared.unanswered()))
     }
 
     async fn read_stream(
@@ -479,11 +500,11 @@ impl Log for SqliteLog {
         redaction::check(event, &record)?;
         let (reply, answer) = oneshot::channel();
         self.enqueue(Job::Redact { event, record, reply })?;
-        answer.await.unwrap_or_else(|_| Err(AppendError::Unknown(Self::closed()).into()))
+        answer.await.unwrap_or_else(|_| Err(self.shared.unanswered().into()))
     }
 
     fn health(&self) -> Health {
-        let closed = || self.threads.lock().is_none().then(Self::closed);
+        let closed = || self.threads.lock().is_none().then(|| CLOSED.into());
         let refused = match &self.jobs {
             None => Some("the log is open for reading only".into()),
             Some(_) => closed(),
@@ -523,10 +544,13 @@ impl Restore for SqliteLog {
             };
             events.into_iter().map(one).collect()
         };
-        let broken_off = |_| RestoreError::Append(AppendError::Unavailable(Self::closed()));
+        let broken_off = |_| RestoreError::Append(AppendError::Unavailable(CLOSED.into()));
         let events = tokio::task::spawn_blocking(encode).await.map_err(broken_off)??;
+        while self.shared.index_is_overrun() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let (reply, answer) = oneshot::channel();
         self.enqueue(Job::Restore { events, reply })?;
-        answer.await.map_err(|_| RestoreError::Append(AppendError::Unavailable(Self::closed())))?
+        answer.await.map_err(|_| RestoreError::Append(self.shared.unanswered()))?
     }
 }

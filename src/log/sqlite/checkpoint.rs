@@ -13,9 +13,9 @@ use super::Shared;
 use super::writer::Job;
 
 /// A WAL of so many pages (of 8 KiB) is started over.
-const START_OVER_PAGES: i64 = 4096;
+const START_OVER_PAGES: i64 = 6144;
 /// What the writer may have left to copy by itself.
-const NEARLY: i64 = 512;
+const NEARLY: i64 = 256;
 /// A log without appends for so long is at rest.
 const REST: Duration = Duration::from_secs(2);
 
@@ -34,12 +34,11 @@ pub(super) fn run(connection: &Connection, shared: &Shared, signals: &Receiver<(
             dirty = true;
             continue;
         }
-        let copied = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-            Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
-        });
-        match copied {
-            Ok((pages, done)) if pages > START_OVER_PAGES && pages - done < NEARLY => {
-                let _ = writer.try_send(Job::ResetWal);
+        match copy(connection) {
+            Ok(left) if left.pages > START_OVER_PAGES => {
+                if left.behind < NEARLY {
+                    let _ = writer.try_send(Job::ResetWal);
+                }
             }
             Ok(_) => {}
             // A full disk, mostly: what is in the WAL is durable there, and the next round tries again.
@@ -47,6 +46,28 @@ pub(super) fn run(connection: &Connection, shared: &Shared, signals: &Receiver<(
                 tracing::warn!(%error, "cannot move the write-ahead log into the database");
                 dirty = true;
             }
+        }
+    }
+}
+
+struct Left {
+    /// All pages of the WAL.
+    pages: i64,
+    /// Those that are not in the database yet.
+    behind: i64,
+}
+
+/// Copies what is there. Appends go on meanwhile, so a long WAL is copied again until little is left of it.
+fn copy(connection: &Connection) -> rusqlite::Result<Left> {
+    let mut rounds = 0;
+    loop {
+        let left = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+            let (pages, copied) = (row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+            Ok(Left { pages, behind: pages - copied })
+        })?;
+        rounds += 1;
+        if left.pages <= START_OVER_PAGES || left.behind < NEARLY || rounds == 4 {
+            return Ok(left);
         }
     }
 }

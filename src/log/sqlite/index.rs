@@ -4,6 +4,7 @@
 //! A reader takes what is indexed from here and the few events after `through` from the live tail. Deleting the file
 //! loses nothing: it is built again. Invariant: everything up to `through` is in it and nothing after.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,14 +14,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use crate::event::{Hash, Position, Recorded, category};
-use crate::{Filter, Head};
+use crate::event::{Hash, Position, Recorded, Revision, category};
+use crate::{Filter, Head, ReadError};
 
 use super::schema::{OpenError, beside, open_reader};
-use super::{Shared, decode};
+use super::{Shared, decode, runs};
 
 /// Raised when `index.sql` changes: an index of another version is built anew.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 const SCHEMA: &str = include_str!("../../../migrations/log-sqlite/index.sql");
 /// How many events one transaction of the index takes.
 const STEP: usize = 8_192;
@@ -54,11 +55,40 @@ pub(super) fn word(filter: &Filter) -> Option<String> {
     }
 }
 
+/// Why events cannot be indexed.
+#[derive(Debug)]
+enum Unfit {
+    Sqlite(rusqlite::Error),
+    /// The event at `position` is not the next one of its stream.
+    Revision {
+        position: Position,
+        next: Revision,
+    },
+}
+
+impl From<rusqlite::Error> for Unfit {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl Unfit {
+    fn read_error(&self, log: &Path) -> ReadError {
+        match self {
+            Self::Sqlite(error) => super::schema::read_error(&path(log), error),
+            Self::Revision { position, next } => ReadError::Damaged {
+                place: decode::place(log, *position),
+                what: format!("its stream goes on with revision {next}, and it has another"),
+            },
+        }
+    }
+}
+
 /// The side of the index that writes.
 pub(super) struct Indexer {
     connection: Connection,
     through: Position,
-    streams: LruCache<Arc<str>, i64>,
+    streams: LruCache<Arc<str>, Stream>,
     words: LruCache<Box<str>, i64>,
 }
 
@@ -122,21 +152,27 @@ impl Indexer {
     }
 
     /// Indexes `events`, which follow what is indexed, in one transaction.
-    pub(super) fn apply(&mut self, events: &[Arc<Recorded>]) -> rusqlite::Result<()> {
+    fn apply(&mut self, events: &[Arc<Recorded>]) -> Result<(), Unfit> {
         let Some(last) = events.last() else { return Ok(()) };
-        let transaction = self.connection.unchecked_transaction()?;
-        let applied = insert(&transaction, &mut self.streams, &mut self.words, events);
-        if let Err(error) = applied {
-            // Ids that were interned in what is now rolled back are nobody's.
-            self.streams.clear();
-            self.words.clear();
-            return Err(error);
+        let applied = self.apply_before(last, events);
+        match &applied {
+            Ok(()) => self.through = last.position,
+            Err(_) => {
+                // What was interned in a transaction that is now rolled back is nobody's.
+                self.streams.clear();
+                self.words.clear();
+            }
         }
+        applied
+    }
+
+    fn apply_before(&mut self, last: &Recorded, events: &[Arc<Recorded>]) -> Result<(), Unfit> {
+        let transaction = self.connection.unchecked_transaction()?;
+        insert(&transaction, &mut self.streams, &mut self.words, events)?;
         transaction
             .prepare_cached("UPDATE state SET through = ?1, hash = ?2")?
             .execute(params![last.position as i64, last.hash.0])?;
         transaction.commit()?;
-        self.through = last.position;
         Ok(())
     }
 
@@ -151,7 +187,7 @@ impl Indexer {
             if step.len() == STEP {
                 tracing::info!(through = self.through, "the log's index is being built");
             }
-            self.apply(&step).map_err(|error| OpenError::sqlite(&path(log), error))?;
+            self.apply(&step).map_err(|unfit| unfit.read_error(log))?;
         }
     }
 
@@ -190,7 +226,7 @@ impl Indexer {
         shared: &Shared,
         log: &mut Option<Connection>,
         texts: &mut crate::leaf::Interner,
-    ) -> Result<(), crate::ReadError> {
+    ) -> Result<(), ReadError> {
         let events = match shared.hub.since(self.through, STEP) {
             Some(events) => events,
             None => {
@@ -204,11 +240,9 @@ impl Indexer {
                     .inspect_err(|error| shared.note(error))?
             }
         };
-        self.apply(&events).map_err(|error| {
-            let error = super::schema::read_error(&path(&shared.path), &error);
-            shared.note(&error);
-            error
-        })?;
+        self.apply(&events)
+            .map_err(|unfit| unfit.read_error(&shared.path))
+            .inspect_err(|error| shared.note(error))?;
         shared.indexed(self.through);
         Ok(())
     }
@@ -238,28 +272,50 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// What one step adds, gathered by key so that each key is one row.
+#[derive(Default)]
+struct Gathered {
+    /// By stream: its first revision here, and the positions of that and the next ones.
+    revisions: BTreeMap<i64, (Revision, Vec<Position>)>,
+    words: BTreeMap<i64, Vec<Position>>,
+    correlations: BTreeMap<[u8; 16], Vec<Position>>,
+    ids: Vec<([u8; 16], i64)>,
+}
+
+/// A stream as the index knows it.
+#[derive(Clone, Copy)]
+struct Stream {
+    id: i64,
+    /// The revision of its next event: two events at one place, or a gap, are noticed here at the latest.
+    next: Revision,
+}
+
 fn insert(
     transaction: &Transaction<'_>,
-    streams: &mut LruCache<Arc<str>, i64>,
+    streams: &mut LruCache<Arc<str>, Stream>,
     words: &mut LruCache<Box<str>, i64>,
     events: &[Arc<Recorded>],
-) -> rusqlite::Result<()> {
-    let mut revisions = Vec::with_capacity(events.len());
-    let mut occurrences = Vec::with_capacity(events.len() * 4);
-    let mut correlations = Vec::with_capacity(events.len());
-    let mut ids = Vec::with_capacity(events.len());
+) -> Result<(), Unfit> {
+    let mut gathered = Gathered::default();
     let mut text = String::new();
     for event in events {
-        let position = event.position as i64;
-        let stream = match streams.get(&event.stream) {
-            Some(&id) => id,
+        let stream = match streams.get_mut(&event.stream) {
+            Some(stream) => stream,
             None => {
-                let id = intern(transaction, "streams", "name", &event.stream)?;
-                streams.put(Arc::clone(&event.stream), id);
-                id
+                let stream = known_stream(transaction, &event.stream)?;
+                streams.get_or_insert_mut(Arc::clone(&event.stream), || stream)
             }
         };
-        revisions.push((stream, event.revision as i64, position));
+        if event.revision != stream.next {
+            return Err(Unfit::Revision { position: event.position, next: stream.next });
+        }
+        stream.next += 1;
+        gathered
+            .revisions
+            .entry(stream.id)
+            .or_insert_with(|| (event.revision, Vec::new()))
+            .1
+            .push(event.position);
         let mut word = |kind: &str, name: &str| -> rusqlite::Result<()> {
             text.clear();
             text.push_str(kind);
@@ -272,38 +328,62 @@ fn insert(
                     id
                 }
             };
-            occurrences.push((id, position));
+            gathered.words.entry(id).or_default().push(event.position);
             Ok(())
         };
         word("c:", category(&event.stream))?;
         for tag in &event.tags {
             word("t:", tag)?;
         }
-        correlations.push((event.correlation_id.into_bytes(), position));
-        ids.push((event.id.into_bytes(), position));
+        gathered.correlations.entry(event.correlation_id.into_bytes()).or_default().push(event.position);
+        gathered.ids.push((event.id.into_bytes(), event.position as i64));
     }
-    // In order of key, so that each page is visited once.
-    revisions.sort_unstable();
-    occurrences.sort_unstable();
-    correlations.sort_unstable();
-    ids.sort_unstable();
-    let mut statement = transaction.prepare_cached("INSERT INTO revisions VALUES (?1, ?2, ?3)")?;
-    for row in revisions {
-        statement.execute(row)?;
+    write(transaction, gathered)?;
+    Ok(())
+}
+
+/// In order of key, so that each page is visited once.
+fn write(transaction: &Transaction<'_>, mut gathered: Gathered) -> rusqlite::Result<()> {
+    let mut statement = transaction.prepare_cached("INSERT INTO revisions VALUES (?1, ?2, ?3, ?4)")?;
+    for (stream, (mut revision, positions)) in gathered.revisions {
+        for run in positions.chunks(runs::LONGEST) {
+            statement.execute((stream, revision as i64, run[0] as i64, runs::encode(run)))?;
+            revision += run.len() as Revision;
+        }
     }
-    let mut statement = transaction.prepare_cached("INSERT INTO word_positions VALUES (?1, ?2)")?;
-    for row in occurrences {
-        statement.execute(row)?;
+    let mut statement = transaction.prepare_cached("INSERT INTO word_positions VALUES (?1, ?2, ?3)")?;
+    for (word, positions) in gathered.words {
+        for run in positions.chunks(runs::LONGEST) {
+            statement.execute((word, run[0] as i64, runs::encode(run)))?;
+        }
     }
-    let mut statement = transaction.prepare_cached("INSERT INTO correlation_positions VALUES (?1, ?2)")?;
-    for row in correlations {
-        statement.execute(row)?;
+    let mut statement =
+        transaction.prepare_cached("INSERT INTO correlation_positions VALUES (?1, ?2, ?3)")?;
+    for (correlation, positions) in gathered.correlations {
+        for run in positions.chunks(runs::LONGEST) {
+            statement.execute((correlation, run[0] as i64, runs::encode(run)))?;
+        }
     }
+    gathered.ids.sort_unstable();
     let mut statement = transaction.prepare_cached("INSERT INTO id_positions VALUES (?1, ?2)")?;
-    for row in ids {
+    for row in gathered.ids {
         statement.execute(row)?;
     }
     Ok(())
+}
+
+fn known_stream(transaction: &Transaction<'_>, name: &str) -> rusqlite::Result<Stream> {
+    let id = intern(transaction, "streams", "name", name)?;
+    let last = transaction
+        .prepare_cached(
+            "SELECT revision, first, others FROM revisions WHERE stream = ?1 ORDER BY revision DESC LIMIT 1",
+        )?
+        .query_row([id], |row| {
+            let run = runs::decode(row.get(1)?, row.get_ref(2)?.as_blob()?).unwrap_or_default();
+            Ok(row.get::<_, i64>(0)? as Revision + run.len() as Revision)
+        })
+        .optional()?;
+    Ok(Stream { id, next: last.unwrap_or(0) })
 }
 
 fn intern(transaction: &Transaction<'_>, table: &str, column: &str, text: &str) -> rusqlite::Result<i64> {

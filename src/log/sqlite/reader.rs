@@ -17,7 +17,7 @@ use crate::leaf::Interner;
 use crate::{Direction, Filter, Page, ReadError};
 
 use super::schema::{open_reader, read_error};
-use super::{Shared, decode, index};
+use super::{Shared, decode, index, lookup};
 
 /// How many readers work at once; the rest wait their turn.
 const READERS: usize = 4;
@@ -203,6 +203,13 @@ impl Reader {
         Ok(events)
     }
 
+    /// The last event of a stream that is in the index, for the writer: it knows the streams that are not yet.
+    pub(super) fn indexed_last(&mut self, stream: &str) -> Result<Option<Arc<Recorded>>, ReadError> {
+        let last = self.revisions(stream, Revision::MAX, Direction::Backward, 1, Position::MAX)?;
+        let Some(&(revision, position)) = last.first() else { return Ok(None) };
+        self.fetch(position, |event| *event.stream == *stream && event.revision == revision).map(Some)
+    }
+
     /// A stream has no gap and each of its events names the one before.
     fn unbroken(&self, events: &[Arc<Recorded>], direction: Direction) -> Result<(), ReadError> {
         for pair in events.windows(2) {
@@ -232,25 +239,8 @@ impl Reader {
         through: Position,
     ) -> Result<Vec<(Revision, Position)>, ReadError> {
         let Some(index) = &self.index else { return Ok(Vec::new()) };
-        let sql = match direction {
-            Direction::Forward => {
-                "SELECT r.revision, r.position FROM revisions r WHERE r.stream = (SELECT id FROM streams WHERE name = ?1)
-                 AND r.revision >= ?2 AND r.position <= ?3 ORDER BY r.revision LIMIT ?4"
-            }
-            Direction::Backward => {
-                "SELECT r.revision, r.position FROM revisions r WHERE r.stream = (SELECT id FROM streams WHERE name = ?1)
-                 AND r.revision <= ?2 AND r.position <= ?3 ORDER BY r.revision DESC LIMIT ?4"
-            }
-        };
-        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let collect = || {
-            let mut statement = index.prepare_cached(sql)?;
-            let rows = statement.query_map((stream, signed(from), signed(through), limit as i64), |row| {
-                Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        collect().map_err(|error| self.index_error(error))
+        lookup::revisions(index, stream, from, direction, limit, through)
+            .map_err(|error| self.index_error(error))
     }
 
     pub(super) fn read_all(
@@ -346,33 +336,11 @@ impl Reader {
         through: Position,
     ) -> Result<Vec<Position>, ReadError> {
         let Some(index) = &self.index else { return Ok(Vec::new()) };
-        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let (low, high, order) = match direction {
-            Direction::Forward => (signed(from), signed(through), ""),
-            Direction::Backward => (1, signed(from.min(through)), "DESC"),
+        let within = match direction {
+            Direction::Forward => from.max(1)..=through,
+            Direction::Backward => 1..=from.min(through),
         };
-        let collect = || -> rusqlite::Result<Vec<Position>> {
-            let positions = |sql: &str, key: &dyn rusqlite::ToSql| {
-                let sql = format!("{sql} AND position BETWEEN ?2 AND ?3 ORDER BY position {order} LIMIT ?4");
-                let mut statement = index.prepare_cached(&sql)?;
-                let rows = statement.query_map(rusqlite::params![key, low, high, most as i64], |row| {
-                    row.get::<_, i64>(0).map(|p| p as Position)
-                })?;
-                rows.collect()
-            };
-            match filter {
-                Filter::Stream(name) => stream_places(index, name, (low, high), direction, most),
-                Filter::Correlation(id) => positions(
-                    "SELECT position FROM correlation_positions WHERE correlation = ?1",
-                    id.as_bytes(),
-                ),
-                Filter::All | Filter::Tag(_) | Filter::Category(_) => positions(
-                    "SELECT position FROM word_positions WHERE word = (SELECT id FROM words WHERE word = ?1)",
-                    &index::word(filter),
-                ),
-            }
-        };
-        collect().map_err(|error| self.index_error(error))
+        lookup::places(index, filter, within, direction, most).map_err(|error| self.index_error(error))
     }
 
     /// The event at `position`, which must be there.
@@ -408,52 +376,6 @@ fn describes(index: &Connection, events: &Connection) -> bool {
             row.get::<_, [u8; 32]>(0)
         });
     through.position == 0 || hash.is_ok_and(|hash| hash == through.hash.0)
-}
-
-/// A stream's positions rise with its revisions, which are its key: the place to start is found by halving.
-fn stream_places(
-    index: &Connection,
-    stream: &str,
-    (low, high): (i64, i64),
-    direction: Direction,
-    most: usize,
-) -> rusqlite::Result<Vec<Position>> {
-    let mut last = index.prepare_cached(
-        "SELECT s.id, max(r.revision) FROM streams s JOIN revisions r ON r.stream = s.id WHERE s.name = ?1",
-    )?;
-    let (Some(id), Some(last)) =
-        last.query_row([stream], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)))?
-    else {
-        return Ok(Vec::new());
-    };
-    let mut position =
-        index.prepare_cached("SELECT position FROM revisions WHERE stream = ?1 AND revision = ?2")?;
-    // The first revision at or after a position.
-    let mut first_from = |bound: i64| -> rusqlite::Result<i64> {
-        let (mut low, mut high) = (0, last + 1);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let at: Option<i64> = position.query_row((id, middle), |row| row.get(0)).optional()?;
-            if at.is_some_and(|at| at < bound) { low = middle + 1 } else { high = middle }
-        }
-        Ok(low)
-    };
-    let (sql, start) = match direction {
-        Direction::Forward => {
-            let sql = "SELECT position FROM revisions WHERE stream = ?1 AND revision >= ?2 AND position <= ?3
-                       ORDER BY revision LIMIT ?4";
-            (sql, first_from(low)?)
-        }
-        Direction::Backward => {
-            let sql = "SELECT position FROM revisions WHERE stream = ?1 AND revision <= ?2 AND position <= ?3
-                       ORDER BY revision DESC LIMIT ?4";
-            (sql, first_from(high.saturating_add(1))? - 1)
-        }
-    };
-    let mut statement = index.prepare_cached(sql)?;
-    let rows = statement
-        .query_map((id, start, high, most as i64), |row| row.get::<_, i64>(0).map(|p| p as Position))?;
-    rows.collect()
 }
 
 fn take(page: &mut Page, found: Vec<Arc<Recorded>>, limit: usize) {

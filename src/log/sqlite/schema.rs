@@ -61,12 +61,18 @@ impl From<ReadError> for OpenError {
 
 /// Damage where SQLite says that the file is not what it wrote, else a reason to try again later.
 pub(super) fn read_error(path: &Path, error: &rusqlite::Error) -> ReadError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            ReadError::Damaged { place: path.display().to_string(), what: error.to_string() }
-        }
-        _ => ReadError::Unavailable(format!("{}: {error}", path.display())),
+    let unreadable = matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+    );
+    let corrupt =
+        matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+    if unreadable || corrupt {
+        return ReadError::Damaged { place: path.display().to_string(), what: error.to_string() };
     }
+    ReadError::Unavailable(format!("{}: {error}", path.display()))
 }
 
 /// `path` with `suffix` after its name.

@@ -16,7 +16,7 @@ use crate::leaf::Interner;
 use crate::{Head, ReadError};
 
 use super::schema::{open_reader, read_error};
-use super::{decode, index, last};
+use super::{decode, index, last, runs};
 
 /// Something that is not as it was written, or not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,30 +286,42 @@ impl Run<'_> {
 
 fn contents(index: &Connection) -> rusqlite::Result<Indexed> {
     let mut found = Indexed::default();
+    // A run that cannot be read is missing from the sums, and so it is found.
+    let run = |row: &rusqlite::Row<'_>, column: usize| -> rusqlite::Result<Vec<Position>> {
+        Ok(runs::decode(row.get(column)?, row.get_ref(column + 1)?.as_blob()?).unwrap_or_default())
+    };
     let mut statement = index.prepare(
-        "SELECT s.name, r.revision, r.position FROM revisions r LEFT JOIN streams s ON s.id = r.stream",
+        "SELECT s.name, r.revision, r.first, r.others FROM revisions r LEFT JOIN streams s ON s.id = r.stream",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let name = row.get_ref(0)?.as_str_or_null()?.unwrap_or_default();
-        found.revisions.add((name, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        for (revision, position) in (row.get::<_, i64>(1)?..).zip(run(row, 2)?) {
+            found.revisions.add((name, revision, position as i64));
+        }
     }
-    let mut statement = index
-        .prepare("SELECT w.word, p.position FROM word_positions p LEFT JOIN words w ON w.id = p.word")?;
+    let mut statement = index.prepare(
+        "SELECT w.word, p.first, p.others FROM word_positions p LEFT JOIN words w ON w.id = p.word",
+    )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let word = row.get_ref(0)?.as_str_or_null()?.unwrap_or_default();
-        found.words.add((word, row.get::<_, i64>(1)?));
-    }
-    let ids = |table: &str, column: &str, entries: &mut Entries| -> rusqlite::Result<()> {
-        let mut statement = index.prepare(&format!("SELECT {column}, position FROM {table}"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            entries.add((&row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?));
+        for position in run(row, 1)? {
+            found.words.add((word, position as i64));
         }
-        Ok(())
-    };
-    ids("correlation_positions", "correlation", &mut found.correlations)?;
-    ids("id_positions", "id", &mut found.ids)?;
+    }
+    let mut statement = index.prepare("SELECT correlation, first, others FROM correlation_positions")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let correlation = row.get::<_, [u8; 16]>(0)?;
+        for position in run(row, 1)? {
+            found.correlations.add((&correlation, position as i64));
+        }
+    }
+    let mut statement = index.prepare("SELECT id, position FROM id_positions")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        found.ids.add((&row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?));
+    }
     Ok(found)
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -37,7 +38,7 @@ const PROBE: Duration = Duration::from_millis(250);
 /// How much room has to be there before appends are taken again.
 const PROBE_BYTES: usize = 512 * 1024;
 /// After so many bytes the checkpointer is told to move the WAL into the database.
-const CHECKPOINT_BYTES: usize = 4 << 20;
+const CHECKPOINT_BYTES: usize = 16 << 20;
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
@@ -85,6 +86,7 @@ struct Staged {
 impl Writer {
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let mut probed = Instant::now();
+        let _alarm = Alarm(Arc::clone(&self.shared));
         loop {
             let job = if self.shared.refused.lock().is_some() {
                 if probed.elapsed() > PROBE {
@@ -186,8 +188,7 @@ impl Writer {
         if let Some(known) = self.shared.heads.lock().get(stream) {
             return Ok(Some(known));
         }
-        let last = self.reader.read_stream(stream, u64::MAX, Direction::Backward, 1)?;
-        Ok(last.first().map(|last| {
+        Ok(self.reader.indexed_last(stream)?.map(|last| {
             let head = StreamHead { revision: last.revision, hash: last.hash };
             let known = KnownHead { head, position: last.position };
             self.shared.heads.lock().set(stream, known);
@@ -495,8 +496,20 @@ impl Writer {
 
     fn close(mut self) {
         self.shared.readers.close();
+        self.shared.ended.store(true, Ordering::Release);
         if self.shared.damage.lock().is_none() {
             self.reset_wal("TRUNCATE");
+        }
+    }
+}
+
+/// Says that appends no longer work if the writer ends by a panic.
+struct Alarm(Arc<Shared>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.refuse(Some("the log's writer failed; start again".into()));
         }
     }
 }

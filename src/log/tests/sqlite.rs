@@ -5,9 +5,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use beampipe_log::contract::{append_at_end, read_matching, redaction_of, sample, tagged, ticking_clock};
+use beampipe_log::contract::{
+    append_at_end, positions, random, random_id, read_matching, redaction_of, sample, tagged, ticking_clock,
+};
 use beampipe_log::sqlite::OpenError;
-use beampipe_log::{AppendError, Direction, Expected, Filter, Log, SqliteLog, SqliteOptions};
+use beampipe_log::{
+    AppendError, Direction, Expected, Filter, Log, NewEvent, Recorded, SqliteLog, SqliteOptions,
+};
 use futures::future::join_all;
 
 fn open(path: &Path) -> SqliteLog {
@@ -171,4 +175,102 @@ async fn a_log_is_found_again_as_it_was_left() {
     let report = log.verify(&mut |_| {}).unwrap();
     assert_eq!((report.events, report.streams, report.head), (150, 4, log.head()));
     assert_eq!(report.faults, []);
+}
+
+/// Compares what the log answers with what a scan of everything would say.
+async fn assert_answers_as_a_scan_would(
+    log: &SqliteLog,
+    filter: &Filter,
+    all: &[Arc<Recorded>],
+    from: u64,
+    page: usize,
+) {
+    let matching = || all.iter().filter(|event| filter.matches(event));
+    let forward = log.read_all(from, Direction::Forward, page, filter).await.unwrap();
+    let mut wanted = matching().filter(|event| event.position >= from).map(|event| event.position);
+    let first: Vec<u64> = wanted.by_ref().take(page).collect();
+    assert_eq!(positions(&forward.events), first, "{filter:?} from {from}");
+    assert_eq!(forward.next.is_some(), wanted.next().is_some(), "{filter:?} from {from}, {page} at once");
+    let backward = log.read_all(from, Direction::Backward, page, filter).await.unwrap();
+    let mut wanted = matching().rev().filter(|event| event.position <= from).map(|event| event.position);
+    let first: Vec<u64> = wanted.by_ref().take(page).collect();
+    assert_eq!(positions(&backward.events), first, "{filter:?} back from {from}");
+    assert_eq!(
+        backward.next.is_some(),
+        wanted.next().is_some(),
+        "{filter:?} back from {from}, {page} at once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_answers_as_a_scan_would() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log.sqlite");
+    let requests: Vec<_> = (0..4).map(|_| random_id()).collect();
+    for round in 0..4 {
+        // A log that was just opened has nothing in memory: index and file answer.
+        let log = open(&path);
+        for _ in 0..12 {
+            let [stream, tag, events, request] = random::<4>();
+            let stream = match stream % 8 {
+                0 => "lease".into(),
+                n => format!("s-{}", n % 5),
+            };
+            let event = || NewEvent {
+                correlation_id: requests[usize::from(request) % 4],
+                ..tagged("", &[&format!("t:{}", tag % 3), "every"])
+            };
+            append_at_end(&log, &stream, (0..=events).map(|_| event()).collect()).await;
+        }
+        if round % 2 == 0 {
+            // The index keeps some of it as it comes.
+            tokio::time::sleep(std::time::Duration::from_millis(120)).await;
+        }
+        log.close().await;
+        drop(log);
+        let log = open(&path);
+        if round % 2 == 1 {
+            // Some of it is in the index and some not yet: neither hides anything nor shows it twice.
+            append_at_end(&log, "s-2", (0..40).map(|_| tagged("", &["every", "t:1"])).collect()).await;
+        }
+        let all = read_matching(&log, &Filter::All, 700).await;
+        assert_eq!(all.len() as u64, log.head().position);
+        for filter in [
+            Filter::All,
+            Filter::tag("every"),
+            Filter::tag("t:1"),
+            Filter::tag("t:9"),
+            Filter::category("s"),
+            Filter::category("lease"),
+            Filter::stream("s-2"),
+            Filter::stream("lease"),
+            Filter::stream("none"),
+            Filter::Correlation(requests[1]),
+        ] {
+            for _ in 0..6 {
+                let from = u64::from(u16::from_le_bytes(random())) % (all.len() as u64 + 3);
+                let page = [1, 7, 300, 5000][usize::from(random::<1>()[0]) % 4];
+                assert_answers_as_a_scan_would(&log, &filter, &all, from, page).await;
+            }
+        }
+        for stream in ["s-1", "s-2", "lease", "none"] {
+            let of: Vec<u64> =
+                all.iter().filter(|event| *event.stream == *stream).map(|e| e.position).collect();
+            for _ in 0..6 {
+                let from = usize::from(u16::from_le_bytes(random())) % (of.len() + 2);
+                let limit = [1, 7, 5000][usize::from(random::<1>()[0]) % 3];
+                let read = log.read_stream(stream, from as u64, Direction::Forward, limit).await.unwrap();
+                let wanted: Vec<u64> = of.iter().skip(from).take(limit).copied().collect();
+                assert_eq!(positions(&read), wanted, "{stream} from {from}");
+                let read = log.read_stream(stream, from as u64, Direction::Backward, limit).await.unwrap();
+                let wanted: Vec<u64> =
+                    of[..of.len().min(from + 1)].iter().rev().take(limit).copied().collect();
+                assert_eq!(positions(&read), wanted, "{stream} back from {from}");
+            }
+        }
+        for event in all.iter().step_by(97) {
+            assert_eq!(log.event(event.id).await.unwrap().unwrap().position, event.position);
+        }
+        assert_eq!(log.verify(&mut |_| {}).unwrap().faults, []);
+    }
 }
