@@ -1,6 +1,6 @@
 use beampipe_domain::execution::{
-    Artifact as Made, Axes, Command as C, Created, Execution as State, GraphPrepared, ManifestBuilt,
-    Observation, Receipt, RequestedSource, SubmissionStarted, Terminal, Translated,
+    Artifact as Made, Axes, Command as C, Created, Event as E, Execution as State, GraphPrepared,
+    ManifestBuilt, Observation, Receipt, RequestedSource, SubmissionStarted, Terminal, Translated,
 };
 use beampipe_domain::profile::{Deployment, RestRemote, Spec};
 use proptest::prelude::*;
