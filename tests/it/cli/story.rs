@@ -17,6 +17,8 @@ fn a_survey_is_run_and_explained_from_the_command_line() {
     let profile = std::fs::read_to_string(profile).unwrap();
     let profile = profile.replace("@TM_URL@", &told("BEAMPIPE_TEST_TM_URL"));
     let profile = profile.replace("@DIM_PORT@", &island.port().to_string());
+    // A node manager has one working directory for all of its sessions; side by side they take each other's files.
+    let profile = profile.replace("\"max_concurrent_executions\": 3", "\"max_concurrent_executions\": 1");
     std::fs::write(served.path().join("profile.json"), profile).unwrap();
     served.ask(&["project", "add", "project.yaml"]);
     served.ask(&["profile", "create", "profile.json"]);
