@@ -196,14 +196,15 @@ impl Models {
     }
 
     /// Stops following, writes the checkpoints and closes the files.
-    pub async fn close(self: Arc<Self>) {
-        let joined = tokio::task::spawn_blocking(move || self.stop()).await;
+    pub async fn close(self) {
+        let joined = tokio::task::spawn_blocking(move || drop(self)).await;
         if let Err(error) = joined {
             tracing::error!(%error, "the read models were not closed in order");
         }
     }
 
-    fn stop(&self) {
+    /// The same for whoever shares them; blocks until the files are closed.
+    pub fn stop(&self) {
         self.core.closing.send_replace(true);
         for slot in &self.core.slots {
             slot.hang_up();

@@ -101,7 +101,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     for task in beside {
         task.abort();
     }
-    models.close().await;
+    tokio::task::spawn_blocking(move || models.stop()).await?;
     log.close().await;
     Ok(())
 }
