@@ -35,7 +35,8 @@ impl Random {
     }
 
     fn path(&mut self) -> String {
-        let base = ["", "/api", "/api/v2", "/api/v2/executionss", "/metrics", "/docs"][self.next() as usize % 6];
+        let base =
+            ["", "/api", "/api/v2", "/api/v2/executionss", "/metrics", "/docs"][self.next() as usize % 6];
         let depth = 1 + self.next() % 4;
         let segments: String = (0..depth).map(|_| format!("/{:x}", self.next())).collect();
         format!("{base}{segments}?{:x}={:x}", self.next(), self.next())

@@ -171,7 +171,9 @@ async fn prometheus_scrapes_the_process_and_the_api_and_finds_every_family() {
     // The rules that are delivered record it, once for all replicas and both ways to scrape.
     let recorded = "beampipe:dependency_up:max{dependency=\"tap_casda\"}";
     prometheus.until(recorded, Duration::from_secs(20), |n| n == [1.0]).await;
-    prometheus.until("max(beampipe:api_errors:ratio5m or vector(0))", Duration::from_secs(5), |n| n == [0.0]).await;
+    prometheus
+        .until("max(beampipe:api_errors:ratio5m or vector(0))", Duration::from_secs(5), |n| n == [0.0])
+        .await;
 
     promtool(&listener(&service).await);
     let (status, text) = service.text("/metrics", "application/json").await;

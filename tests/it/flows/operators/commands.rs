@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{SIMULATED, done, executions, refused, simulated, text, told_to_a_person, types, until, until_get};
+use super::{
+    SIMULATED, done, executions, refused, simulated, text, told_to_a_person, types, until, until_get,
+};
 use crate::flows::service::{Service, is_terminal};
 
 /// Executions only when somebody asks.
@@ -33,8 +35,11 @@ async fn an_operator_goes_from_two_files_to_a_finished_execution_on_the_command_
     done(&service, &["source", "add", "hand", SIMULATED[0]]);
     let directory = tempfile::tempdir().unwrap();
     let csv = directory.path().join("more.csv");
-    std::fs::write(&csv, format!("source_identifier,enabled\n{},true\n{},false\n", SIMULATED[1], SIMULATED[2]))
-        .unwrap();
+    std::fs::write(
+        &csv,
+        format!("source_identifier,enabled\n{},true\n{},false\n", SIMULATED[1], SIMULATED[2]),
+    )
+    .unwrap();
     done(&service, &["source", "import", "hand", csv.to_str().unwrap()]);
     let sources = done(&service, &["source", "list", "--project", "hand"]);
     let mut named: Vec<(&str, bool)> = sources
@@ -115,7 +120,8 @@ async fn an_operator_goes_from_two_files_to_a_finished_execution_on_the_command_
     assert_eq!(record["requested_sources"]["count"], 1, "{record}");
     let artifacts = done(&service, &["execution", "artifacts", &id]);
     let manifest = artifacts.as_array().unwrap().iter().find(|one| one["kind"] == "manifest").unwrap();
-    let bytes = told_to_a_person(&service, &["execution", "artifacts", &id, "--get", text(manifest, "sha256")]);
+    let bytes =
+        told_to_a_person(&service, &["execution", "artifacts", &id, "--get", text(manifest, "sha256")]);
     assert!(bytes.contains(SIMULATED[0]), "{bytes}");
 
     // What has come to its end is left alone.
@@ -151,7 +157,14 @@ async fn a_submission_whose_answer_was_lost_is_abandoned_only_by_who_knows() {
     assert!(no.contains("acknowledge"), "{no}");
     let given_up = done(
         &service,
-        &["execution", "abandon", &id, "--reason", "the machine is gone", "--acknowledge-external-job-may-exist"],
+        &[
+            "execution",
+            "abandon",
+            &id,
+            "--reason",
+            "the machine is gone",
+            "--acknowledge-external-job-may-exist",
+        ],
     );
     assert!(is_terminal(&given_up), "{given_up:#}");
     assert!(given_up["submission_abandoned_at"].is_string(), "{given_up:#}");
@@ -164,7 +177,10 @@ async fn nothing_is_admitted_while_a_project_or_all_admission_is_paused_and_why_
     let service = Service::start(&[]).await;
     simulated(&service, "held", json!({"latency_ms": 100}), |yaml| yaml);
     let pauses: [(&[&str], &[&str]); 2] = [
-        (&["project", "pause", "held", "--reason", "the beam is being mended"], &["project", "resume", "held"]),
+        (
+            &["project", "pause", "held", "--reason", "the beam is being mended"],
+            &["project", "resume", "held"],
+        ),
         (&["admission", "pause", "--reason", "the roof is open"], &["admission", "resume"]),
     ];
     for (n, (pause, resume)) in pauses.into_iter().enumerate() {
@@ -201,8 +217,10 @@ async fn a_drained_worker_claims_nothing_until_it_is_resumed() {
     let drained = done(&service, &["worker", "drain", &id, "--reason", "new disks"]);
     assert_eq!(drained["status"], "draining", "{drained}");
     done(&service, &["source", "add", "drained", SIMULATED[0]]);
-    until_get(&service, "/jobs", "queued", |jobs| jobs.as_array().unwrap().iter().any(|j| j["status"] == "queued"))
-        .await;
+    until_get(&service, "/jobs", "queued", |jobs| {
+        jobs.as_array().unwrap().iter().any(|j| j["status"] == "queued")
+    })
+    .await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let queued = done(&service, &["job", "list", "--status", "queued"]);
     assert_eq!(queued.as_array().unwrap().len(), 1, "{queued}");

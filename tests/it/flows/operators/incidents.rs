@@ -94,7 +94,8 @@ async fn a_dead_letter_is_put_back_by_hand_and_then_comes_to_its_end() {
     let service = Service::start(&[("BEAMPIPE_WORK__MAX_ATTEMPTS", "2")]).await;
     simulated(&service, "dead", json!({"latency_ms": 100}), archive_at(port));
     done(&service, &["source", "add", "dead", SIMULATED[0]]);
-    let dead = until_get(&service, "/jobs?status=dead_lettered", "dead", |jobs| jobs[0]["uuid"].is_string()).await;
+    let dead =
+        until_get(&service, "/jobs?status=dead_lettered", "dead", |jobs| jobs[0]["uuid"].is_string()).await;
     let listed = done(&service, &["job", "list", "--status", "dead_lettered"]);
     assert_eq!(listed[0]["uuid"], dead[0]["uuid"]);
     assert!(text(&listed[0], "last_error").contains(SIMULATED[0]), "{listed:#}");
@@ -121,7 +122,12 @@ async fn a_dead_letter_is_put_back_by_hand_and_then_comes_to_its_end() {
 }
 
 /// Reads until told to stop; answers how many reads there were, and the first that was not as it should be.
-async fn hammer(url: String, key: String, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Result<(), String> {
+async fn hammer(
+    url: String,
+    key: String,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+) -> Result<(), String> {
     let http = http();
     while !stop.load(Ordering::Relaxed) {
         let answer = http.get(&url).bearer_auth(&key).send().await.map_err(|e| format!("{url}: {e}"))?;
@@ -176,7 +182,10 @@ async fn reads_do_not_fail_and_counters_do_not_step_back_while_everything_is_reb
             let now = counters(&text);
             for (series, value) in &before {
                 let has = now.get(series).copied();
-                assert!(has.is_some_and(|has| has >= *value), "{series} stepped back from {value} to {has:?}");
+                assert!(
+                    has.is_some_and(|has| has >= *value),
+                    "{series} stepped back from {value} to {has:?}"
+                );
             }
             before = now;
         }

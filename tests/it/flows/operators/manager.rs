@@ -60,7 +60,8 @@ async fn a_running_execution_is_cancelled_on_the_manager_too() {
     // What was cancelled may be run again, in a session of its own.
     let retried = done(&service, &["execution", "retry", &id, "--reason", "it was the right field"]);
     assert_eq!(retried["retry_count"], 1);
-    let ended = until_get(&service, &path, "ended again", |one| one["retry_count"] == 1 && is_terminal(one)).await;
+    let ended =
+        until_get(&service, &path, "ended again", |one| one["retry_count"] == 1 && is_terminal(one)).await;
     assert_eq!(ended["status"], "completed", "{ended:#}");
     assert_eq!(sessions_on(island.port()).await.len(), 2);
 }
@@ -96,5 +97,8 @@ async fn a_failed_execution_is_tried_again_in_another_session() {
     assert_eq!(started.iter().map(|event| &event["payload"]["attempt"]).collect::<Vec<_>>(), [1, 2]);
     let metrics = format!("http://127.0.0.1:{}/metrics", service.metrics_port);
     let metrics = crate::backends::daliuge::http().get(metrics).send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("beampipe_execution_retries_total{project_module=\"wallaby_demo\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("beampipe_execution_retries_total{project_module=\"wallaby_demo\"} 1"),
+        "{metrics}"
+    );
 }

@@ -28,7 +28,7 @@ async fn append_something_newer(service: &Service) -> u64 {
         correlation_id: clock.id(),
         causation_id: None,
         tags: vec!["project:newer".into(), format!("source:{source}")],
-        data: br#"{"shape":"nobody here knows"}"#.to_vec(),
+        data: br#"{"shape":"nobody here knows"}"#.to_vec().into(),
         salt: clock.random(),
     };
     let appended = log.append(&format!("source-{source}"), Expected::NoStream, vec![event]).await.unwrap();
