@@ -93,7 +93,11 @@ async fn requests_to_random_places_leave_series_and_memory_as_they_were() {
 async fn not_even_the_first_request_to_nowhere_makes_a_series() {
     let service = Service::start(&[]).await;
     // Without a key the first request to a route is a first of its kind; to no route it is not.
-    let before = series(&service).await;
+    let mut before = series(&service).await;
+    while !before.iter().any(|line| line.starts_with("beampipe_worker_heartbeat_age_seconds")) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        before = series(&service).await;
+    }
     let mut random = Random(7);
     for _ in 0..40 {
         let url = format!("http://127.0.0.1:{}/nowhere{}", service.port, random.path());

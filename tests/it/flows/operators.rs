@@ -72,6 +72,12 @@ pub fn survey(module: &str) -> String {
         .replace("@GRAPH_SHA256@", &sha256)
 }
 
+/// Executions only when somebody asks.
+pub fn by_hand(yaml: String) -> String {
+    let (before, execution) = yaml.split_once("  execution:\n    enabled: true").unwrap();
+    format!("{before}  execution:\n    enabled: false{execution}")
+}
+
 /// The executions of a project, oldest first.
 pub async fn executions(service: &Service, module: &str) -> Vec<Value> {
     let page = service.get(&format!("/executions?project_module={module}&items_per_page=500")).await;

@@ -194,8 +194,11 @@ async fn a_stopped_manager_is_down_in_prometheus_within_a_minute() {
     println!("down in Prometheus after {took:?}");
     let of_profile = "max(beampipe_deployment_profile_dependency_up{profile=\"demo\",dependency=\"dim\"})";
     assert_eq!(prometheus.values(of_profile).await, [0.0]);
-    let events = service.events("/events?type=dependency.down").await;
-    assert!(events.iter().any(|event| event["payload"]["dependency"] == "dim_demo"), "{events:#?}");
+    let events = service.events("/events").await;
+    let down = |event: &Value| {
+        event["event_type"] == "dependency.down" && event["payload"]["dependency"] == "dim_demo"
+    };
+    assert!(events.iter().any(down), "{events:#?}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{SIMULATED, done, refused, simulated, survey, text, until, until_get};
+use super::{SIMULATED, by_hand, done, refused, simulated, survey, text, until, until_get};
 use crate::backends::daliuge::{http, told};
 use crate::flows::service::{Service, is_terminal};
 
@@ -81,11 +81,50 @@ async fn an_archive_that_hangs_delays_no_other_project() {
     assert!(all.iter().all(|one| one["status"] == "completed"), "{all:#?}");
     assert!(took < Duration::from_secs(12), "the archive of others delayed it: {took:?}");
     // The hung archive is told from the one that is well, though both projects call theirs `casda`.
-    let path = format!("/sources?project_module=a_hung&limit=1");
-    let hung = service.get(&path).await;
+    let hung = service.get("/sources?project_module=a_hung&limit=1").await;
     assert!(hung[0]["why"]["text"].is_string(), "{hung}");
     until_get(&service, "/ready", "degraded", |ready| ready["status"] == "degraded").await;
     until(&service, "a_hung", "empty", |all| all.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manager_that_hangs_delays_no_other_project() {
+    let port = a_stand_in_that_never_answers().await;
+    let service = Service::start(&[]).await;
+    simulated(&service, "stuck", json!({}), by_hand);
+    simulated(&service, "well", json!({"latency_ms": 200}), |yaml| yaml);
+    let profile = json!({
+        "name": "hangs",
+        "translation": {"algo": "metis", "num_par": 1, "num_islands": 1, "tm_url": told("BEAMPIPE_TEST_TM_URL")},
+        "deployment": {
+            "kind": "rest_remote", "dim_host_for_tm": "127.0.0.1", "dim_port_for_tm": port,
+            "deploy_host": "127.0.0.1", "deploy_port": port, "use_https": false, "verify_ssl": true,
+        },
+    });
+    service.post("/deployment-profiles", profile).await;
+    done(&service, &["source", "add", "stuck", SIMULATED[0]]);
+    let source = done(&service, &["source", "show", &format!("stuck/{}", SIMULATED[0])]);
+    let status = format!("/sources/{}/status", text(&source, "uuid"));
+    until_get(&service, &status, "ready", |status| status["ready_for_execution"] == true).await;
+    // More than there are hands for executions.
+    for _ in 0..12 {
+        let order =
+            ["execution", "create", "stuck", "--source", SIMULATED[0], "--profile", "hangs", "--execute"];
+        done(&service, &order);
+    }
+    until(&service, "stuck", "handed over", |all| {
+        all.iter().any(|one| one["submission_state"] == "in_flight")
+    })
+    .await;
+    let begun = Instant::now();
+    done(&service, &["source", "add", "well", SIMULATED[0], SIMULATED[1]]);
+    let all = until(&service, "well", "run", |all| all.len() == 2 && all.iter().all(is_terminal)).await;
+    let took = begun.elapsed();
+    println!("two executions beside twelve whose manager hangs: {took:?}");
+    assert!(all.iter().all(|one| one["status"] == "completed"), "{all:#?}");
+    assert!(took < Duration::from_secs(12), "the manager of others delayed it: {took:?}");
+    let stuck = until(&service, "stuck", "there", |all| all.len() == 12).await;
+    assert!(stuck.iter().all(|one| one["why"]["text"].is_string() && !is_terminal(one)), "{stuck:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
