@@ -247,7 +247,7 @@ pub fn router(api: Api) -> Router {
         let guarded = handler.layer(from_fn_with_state(guard, layers::guard));
         router = router.route(&format!("{BASE}{path}"), guarded);
     }
-    api.metrics.know_route("GET", "unmatched", 404);
+    api.metrics.know_unmatched();
     router
         .route("/docs/problems/{slug}", get(problem_page))
         .method_not_allowed_fallback(layers::method_not_allowed)

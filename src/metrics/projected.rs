@@ -25,6 +25,33 @@ const STATUSES: &[&str] = &[
 ];
 const ENDS: &[&str] = &["completed", "failed", "cancelled", "not_submitted"];
 
+/// The states that an execution can be seen in from outside, by axis. A word that is none of these is `unknown`.
+const EXTERNAL_STATES: &[(&str, &[&str])] = &[
+    ("submission", &["not_started", "preparing", "in_flight", "submitted", "uncertain", "failed"]),
+    (
+        "scheduler",
+        &["not_submitted", "pending", "running", "succeeded", "failed", "cancelled", "timed_out", "unknown"],
+    ),
+    (
+        "daliuge",
+        &[
+            "not_created",
+            "pristine",
+            "building",
+            "deploying",
+            "running",
+            "finished",
+            "cancelled",
+            "failed",
+            "unknown",
+            "unreachable",
+        ],
+    ),
+    ("output", &["not_started", "pending", "verified", "failed"]),
+];
+/// Who runs executions.
+const SCHEDULERS: &[&str] = &["daliuge", "slurm", "simulated"];
+
 /// Every project with a configuration, and whatever else is counted.
 fn known_projects<'a>(gauges: &'a Gauges, counted: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
     gauges.projects.paused.keys().chain(counted).cloned().collect()
@@ -123,8 +150,11 @@ fn executions(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
         Type::Gauge,
         "Executions by the state that they are seen in from outside, one axis at a time.",
     );
-    for ((axis, state), n) in &executions.by_external_state {
-        states.sample(&[("axis", axis), ("state", state)], real(*n));
+    let known = EXTERNAL_STATES.iter().flat_map(|(axis, states)| states.iter().map(|state| (*axis, *state)));
+    let counted = executions.by_external_state.keys().map(|(axis, state)| (axis.as_str(), state.as_str()));
+    for (axis, state) in known.chain(counted).collect::<BTreeSet<_>>() {
+        let n = executions.by_external_state.get(&(axis.to_owned(), state.to_owned())).copied().unwrap_or(0);
+        states.sample(&[("axis", axis), ("state", state)], real(n));
     }
     out.family(
         "beampipe_reconciliation_risk_executions",
@@ -146,8 +176,10 @@ fn executions(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
         Type::Gauge,
         "Executions that have not ended, by scheduler.",
     );
-    for (name, n) in &executions.in_flight_by_scheduler {
-        in_flight.sample(&[("scheduler_name", name)], real(*n));
+    let counted = executions.in_flight_by_scheduler.keys().map(String::as_str);
+    for name in SCHEDULERS.iter().copied().chain(counted).collect::<BTreeSet<_>>() {
+        let n = executions.in_flight_by_scheduler.get(name).copied().unwrap_or(0);
+        in_flight.sample(&[("scheduler_name", name)], real(n));
     }
     let mut terminal = out.family(
         "beampipe_execute_terminal_total",

@@ -54,8 +54,14 @@ impl Service {
         service
     }
 
-    /// Starts the process (again) on the same state directory.
+    /// Starts the process (again) on the same state directory and waits until it is ready.
     pub async fn start_again(&mut self, more: &[(&str, &str)]) {
+        self.spawn(more);
+        self.wait_until_ready(more).await;
+    }
+
+    /// Starts the process and waits for nothing.
+    pub fn spawn(&mut self, more: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs");
         self.starts += 1;
         // The system hands out a port that is free now; the listener of the service takes it over.
@@ -78,6 +84,9 @@ impl Service {
             .stdout(out.try_clone().unwrap())
             .stderr(out);
         self.child = Some(command.spawn().unwrap());
+    }
+
+    async fn wait_until_ready(&mut self, more: &[(&str, &str)]) {
         let begun = Instant::now();
         loop {
             if let Ok(answer) = self.http.get(self.url("/ready")).send().await
