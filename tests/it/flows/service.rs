@@ -228,7 +228,9 @@ impl Service {
                 let of = |e: &Value| format!("{} {} {}", e["status"], e["why"]["text"], e["last_error"]);
                 let executions: Vec<String> = executions.iter().map(of).collect();
                 let jobs = self.get("/jobs?limit=50").await;
-                let of = |j: &Value| format!("{} {} {} {}", j["kind"], j["status"], j["attempts"], j["last_error"]);
+                let of = |j: &Value| {
+                    format!("{} {} {} {}", j["kind"], j["status"], j["attempts"], j["last_error"])
+                };
                 let jobs: Vec<String> = jobs.as_array().unwrap().iter().map(of).collect();
                 panic!("not {what} after {bound:?}: {executions:#?} {jobs:#?}\n{}", tail(&self.said()));
             }
