@@ -124,7 +124,10 @@ async fn export(context: &Context, file: &Path, log: &LogFile, after: u64) -> an
         done
     } else {
         let cannot = || format!("cannot write {}", file.display());
-        let mut out = tokio::fs::File::create_new(file).await.with_context(cannot)?;
+        // Hashes of passwords are in it.
+        let mut options = tokio::fs::OpenOptions::new();
+        let mut out =
+            options.write(true).create_new(true).mode(0o600).open(file).await.with_context(cannot)?;
         let done = ndjson::export(&*log, after, &mut out, &mut progress).await?;
         out.sync_all().await.with_context(cannot)?;
         done

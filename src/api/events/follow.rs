@@ -12,9 +12,8 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use beampipe_domain::execution::Execution;
-use beampipe_log::{Batch, Follow, Position, ReadError, Recorded, Subscription};
+use beampipe_log::{Batch, Direction, Follow, Position, ReadError, Recorded, Subscription};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -108,7 +107,12 @@ impl Follow for Ahead {
 }
 
 /// Answers with a stream.
-pub fn answer(api: &Api, caller: Caller, selection: Selection, media: Media) -> Result<Response, Problem> {
+pub async fn answer(
+    api: &Api,
+    caller: Caller,
+    selection: Selection,
+    media: Media,
+) -> Result<Response, Problem> {
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
         Problem::new("overloaded", "as many event streams are open as this process serves").retry_after(5)
     })?;
@@ -128,8 +132,9 @@ pub fn answer(api: &Api, caller: Caller, selection: Selection, media: Media) -> 
         caught_up: false,
         last: (!stays).then_some(last),
         left: selection.limit.unwrap_or(u64::MAX),
-        // What lies before the start has nothing to give.
-        ended: !stays && selection.after() >= last,
+        // What lies before the start has nothing to give; who has seen the end has nothing to wait for.
+        ended: (!stays && selection.after() >= last)
+            || ended_at(api, &selection).await.is_some_and(|end| selection.after() >= end),
         begun: false,
         heartbeat,
         access: api.access.changes(),
@@ -168,8 +173,26 @@ impl Stream {
                 return None;
             }
             let expiry = until(self.lasts_until, self.api.clock().now());
+            if expiry.is_zero() {
+                match self.api.may_go_on(&self.caller) {
+                    Ok(until) => self.lasts_until = until,
+                    Err(why) => return self.end("access-ended", &why),
+                }
+            }
             tokio::select! {
+                // Events come last: while there are always more of them, the end has to be seen all the same.
                 biased;
+                () = self.api.stopping.cancelled() => return self.end("closing", "the service stops"),
+                changed = self.access.changed() => {
+                    if changed.is_err() {
+                        return self.end("closing", "the service stops");
+                    }
+                    match self.api.may_go_on(&self.caller) {
+                        Ok(until) => self.lasts_until = until,
+                        Err(why) => return self.end("access-ended", &why),
+                    }
+                }
+                () = tokio::time::sleep(expiry) => {}
                 batch = self.subscription.next_batch(BATCH) => match batch {
                     Ok(batch) => {
                         let chunk = self.write(batch).await;
@@ -182,22 +205,6 @@ impl Stream {
                         return self.end("log-unavailable", &error.to_string());
                     }
                 },
-                changed = self.access.changed() => {
-                    if changed.is_err() {
-                        return self.end("closing", "the service stops");
-                    }
-                    match self.api.may_go_on(&self.caller) {
-                        Ok(until) => self.lasts_until = until,
-                        Err(why) => return self.end("access-ended", &why),
-                    }
-                }
-                () = tokio::time::sleep(expiry) => {
-                    match self.api.may_go_on(&self.caller) {
-                        Ok(until) => self.lasts_until = until,
-                        Err(why) => return self.end("access-ended", &why),
-                    }
-                }
-                () = self.api.stopping.cancelled() => return self.end("closing", "the service stops"),
                 _ = self.heartbeat.tick() => match self.media {
                     Media::Sse => return Some(Bytes::from_static(b": heartbeat\n\n")),
                     // An empty line is none to readers of NDJSON that skip blank ones; the specification allows it.
@@ -308,23 +315,28 @@ impl Stream {
 
 /// Whether this event ends the execution whose end is waited for: it is terminal, and no attempt came after it.
 async fn is_the_end(api: &Api, selection: &Selection, event: &Recorded) -> bool {
-    let Scope::Execution(id) = &selection.scope else { return false };
-    if !selection.until_terminal || !is_terminal(&event.event_type) {
-        return false;
-    }
-    let attempt = event.data.as_deref().and_then(|data| serde_json::from_slice::<Attempt>(data).ok());
-    match api.handle.load::<Execution>(&id.to_string()).await {
-        Ok(loaded) => {
-            let present = loaded.state.facts().map(|facts| facts.attempt);
-            attempt.is_none_or(|attempt| present.is_none_or(|present| attempt.attempt >= present))
-        }
-        Err(_) => true,
-    }
+    is_terminal(&event.event_type) && ended_at(api, selection).await.is_some_and(|end| event.position >= end)
 }
 
-#[derive(Deserialize)]
-struct Attempt {
-    attempt: u32,
+/// Where the execution whose end is waited for has ended; `None` while it has not. Asked of the types of its events, as
+/// their data may have been redacted.
+async fn ended_at(api: &Api, selection: &Selection) -> Option<Position> {
+    let Scope::Execution(id) = &selection.scope else { return None };
+    if !selection.until_terminal {
+        return None;
+    }
+    let loaded = match api.handle.load::<Execution>(&id.to_string()).await {
+        Ok(loaded) => loaded,
+        // It cannot be said, so it is not waited for.
+        Err(_) => return Some(0),
+    };
+    if !matches!(loaded.state, Execution::Ended { .. }) {
+        return None;
+    }
+    let stream = format!("execution-{id}");
+    let last = loaded.head.map_or(0, |head| head.revision);
+    let events = api.handle.log().read_stream(&stream, last, Direction::Backward, 100).await.ok()?;
+    events.iter().find(|event| is_terminal(&event.event_type)).map(|event| event.position)
 }
 
 fn is_terminal(event_type: &str) -> bool {
@@ -334,10 +346,10 @@ fn is_terminal(event_type: &str) -> bool {
     )
 }
 
-/// How long until `expiry`; far away when there is none.
+/// How long until `expiry`, zero when that is over; far away when there is none.
 fn until(expiry: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
     const FAR: Duration = Duration::from_secs(24 * 3600);
-    expiry.map_or(FAR, |expiry| (expiry - now).to_std().unwrap_or(Duration::from_millis(1)).min(FAR))
+    expiry.map_or(FAR, |expiry| (expiry - now).to_std().unwrap_or_default().min(FAR))
 }
 
 /// Whether the log still has what a cursor names.
@@ -350,9 +362,7 @@ pub async fn check(api: &Api, selection: &Selection) -> Result<(), Problem> {
     if cursor.position > log.head().position {
         return changed(format!("is after the end of the log, which is {}", log.head().position));
     }
-    let page = log
-        .read_all(cursor.position, beampipe_log::Direction::Forward, 1, &beampipe_log::Filter::All)
-        .await?;
+    let page = log.read_all(cursor.position, Direction::Forward, 1, &beampipe_log::Filter::All).await?;
     match page.events.first() {
         Some(event)
             if event.position == cursor.position && event.hash.to_hex().starts_with(leaf.as_str()) =>
