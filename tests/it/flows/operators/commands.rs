@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::{
-    SIMULATED, done, executions, refused, simulated, text, told_to_a_person, types, until, until_get,
+    SIMULATED, by_hand, done, executions, refused, simulated, text, told_to_a_person, types, until, until_get,
 };
 use crate::flows::service::{Service, is_terminal};
 
