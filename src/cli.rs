@@ -243,6 +243,22 @@ mod tests {
     }
 
     #[test]
+    fn no_verb_calls_an_argument_as_one_of_all_verbs_is_called() {
+        fn look(command: &clap::Command, global: &[String]) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_global_set()) {
+                let id = argument.get_id().to_string();
+                assert!(!global.contains(&id), "{} has an argument {id} of its own", command.get_name());
+            }
+            command.get_subcommands().for_each(|sub| look(sub, global));
+        }
+        let command = Cli::command();
+        let global = command.get_arguments().filter(|argument| argument.is_global_set());
+        let global: Vec<String> = global.map(|argument| argument.get_id().to_string()).collect();
+        assert!(global.contains(&"key".to_owned()));
+        look(&command, &global);
+    }
+
+    #[test]
     fn every_verb_says_whether_it_talks_to_the_service() {
         fn look(command: &clap::Command, said: bool) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();

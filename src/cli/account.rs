@@ -99,7 +99,11 @@ pub enum Key {
     /// The keys, without their secrets [API]
     List,
     /// Revoke a key; an administrator may revoke anybody's [API]
-    Revoke { key: Uuid },
+    Revoke {
+        // `key` is the caller's own, of every verb.
+        #[arg(id = "revoked_key", value_name = "KEY")]
+        key: Uuid,
+    },
 }
 
 impl Verb {
