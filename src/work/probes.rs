@@ -237,6 +237,9 @@ mod tests {
         assert_eq!(second[&other], "tap_casda@https://two.example/other");
         // A name that nobody has any more is free.
         assert_eq!(named(&[two.clone(), other.clone()], &BTreeMap::new())[&two], "tap_casda");
-        assert_eq!(named(&[other.clone()], &second)[&other], "tap_casda@https://two.example/other");
+        assert_eq!(
+            named(std::slice::from_ref(&other), &second)[&other],
+            "tap_casda@https://two.example/other"
+        );
     }
 }

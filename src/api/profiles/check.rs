@@ -151,7 +151,10 @@ pub fn spec(spec: &Spec, errors: &mut Vec<FieldError>) {
     }
     if let Some(url) = &translation.tm_url {
         let fits = url::Url::parse(url).is_ok_and(|url| {
-            matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.password().is_none()
+            matches!(url.scheme(), "http" | "https")
+                && url.host_str().is_some()
+                && url.username().is_empty()
+                && url.password().is_none()
         });
         if !fits {
             wrong("translation.tm_url", "is no address", "http(s)://host:port without a password, or null");
