@@ -122,6 +122,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{events} events in the log, an event is {} bytes in memory", size_of::<Event>());
     let start = Instant::now();
     let models = Models::open(dir.path(), log.clone(), decode(), Arc::new(move || time)).await?;
+    println!("opened in {:?}", start.elapsed());
     let done = models.wait_for(log.head().position, Duration::from_secs(600)).await;
     let took = start.elapsed().as_secs_f64();
     println!("replayed: {done}, {took:.2} s, {:.0} events/s into all read models", events as f64 / took);

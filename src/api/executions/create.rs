@@ -17,7 +17,6 @@ use beampipe_domain::{Event as AnyEvent, id};
 use beampipe_log::Direction;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::api::Api;
@@ -322,7 +321,7 @@ pub async fn create(
         project_module: order.project_module.clone(),
         archive_name,
         source_identifiers: sources.iter().map(|source| source.source_identifier.clone()).collect(),
-        discovery_signature: common_signature(&sources),
+        discovery_signature: crate::work::scheduler::common_signature(&sources),
         sources,
         profile,
         project_config_id: config_id,
@@ -374,21 +373,4 @@ fn is_of(created: &Created, order: &Order) -> bool {
         && created.sources.iter().zip(wanted).all(|(source, (identifier, sbids))| {
             source.source_identifier == identifier && source.sbids == *sbids
         })
-}
-
-/// The one signature of an execution's data: of its source, or a digest over those of all, in order.
-fn common_signature(sources: &[RequestedSource]) -> Option<String> {
-    match sources {
-        [one] => one.signature.clone(),
-        many => {
-            let mut digest = Sha256::new();
-            for source in many {
-                digest.update(source.source_identifier.as_bytes());
-                digest.update([0]);
-                digest.update(source.signature.as_deref()?.as_bytes());
-                digest.update([0]);
-            }
-            Some(hex::encode(digest.finalize()))
-        }
-    }
 }
