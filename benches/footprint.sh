@@ -9,8 +9,8 @@ set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 . tests/realparts/lib.sh
 rounds=${ROUNDS:-5} idle=${IDLE:-10}
-binary=${BEAMPIPE_BINARY:-target/release/beampipe}
-if [[ -z ${BEAMPIPE_BINARY:-} ]]; then cargo build --release --locked --bin beampipe; fi
+binary=${FOOTPRINT_BINARY:-target/release/beampipe}
+if [[ -z ${FOOTPRINT_BINARY:-} ]]; then cargo build --release --locked --bin beampipe; fi
 
 state=$(mktemp -d "${TMPDIR:-/tmp}/beampipe-footprint.XXXXXX")
 service=

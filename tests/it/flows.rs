@@ -7,5 +7,6 @@ mod operators;
 mod replay;
 mod scrape;
 mod service;
+mod streams;
 mod stuck;
 mod survey;

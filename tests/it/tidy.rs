@@ -157,3 +157,19 @@ fn nothing_speaks_of_a_later_that_never_comes() {
         }
     }
 }
+
+#[test]
+fn every_file_of_tests_is_part_of_the_binary() {
+    for file in files("tests/it", ".rs") {
+        let (parent, name) = (file.parent().unwrap(), file.file_stem().unwrap().to_string_lossy());
+        if name == "main" {
+            continue;
+        }
+        // `a/b.rs` is named by `a.rs`; what is at the top by `main.rs`.
+        let top = parent.ends_with("tests/it");
+        let owner = if top { parent.join("main.rs") } else { parent.with_extension("rs") };
+        let text = std::fs::read_to_string(&owner).unwrap();
+        let named = text.lines().any(|line| line.trim_start_matches("pub ").trim() == format!("mod {name};"));
+        assert!(named, "{} does not name {}: its tests do not run", owner.display(), file.display());
+    }
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::{SIMULATED, by_hand, done, refused, simulated, survey, text, until, until_get};
-use crate::backends::daliuge::{http, told};
+use crate::backends::daliuge::{dim_port, http, told};
 use crate::flows::service::{Service, is_terminal};
 
 /// A stand-in for a server that hangs: it accepts connections, keeps them open and never answers.
@@ -93,11 +93,12 @@ async fn a_manager_that_hangs_delays_no_other_project() {
     let service = Service::start(&[]).await;
     simulated(&service, "stuck", json!({}), by_hand);
     simulated(&service, "well", json!({"latency_ms": 200}), |yaml| yaml);
+    // The translator maps onto a manager that is well; the one that is handed to hangs.
     let profile = json!({
         "name": "hangs",
         "translation": {"algo": "metis", "num_par": 1, "num_islands": 1, "tm_url": told("BEAMPIPE_TEST_TM_URL")},
         "deployment": {
-            "kind": "rest_remote", "dim_host_for_tm": "127.0.0.1", "dim_port_for_tm": port,
+            "kind": "rest_remote", "dim_host_for_tm": "127.0.0.1", "dim_port_for_tm": dim_port(),
             "deploy_host": "127.0.0.1", "deploy_port": port, "use_https": false, "verify_ssl": true,
         },
     });
