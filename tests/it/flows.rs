@@ -2,7 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod crash;
+mod redaction;
 mod replay;
+mod secrets;
 mod service;
+mod streams;
 mod stuck;
 mod survey;
