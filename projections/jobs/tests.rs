@@ -83,7 +83,7 @@ fn ready_is_what_is_due_and_within_the_capabilities() {
     let (jobs, folded) = then(&history);
     let ready = |now, capabilities: &[&str], kinds: Option<&[Kind]>| {
         let capabilities: Vec<String> = capabilities.iter().map(|c| (*c).to_owned()).collect();
-        let ready = jobs.ready(at(now), &capabilities, kinds, 9).unwrap();
+        let ready = jobs.ready(at(now), &capabilities, kinds, &[], 9).unwrap();
         ready.iter().map(|job| job.id.as_u128()).collect::<Vec<_>>()
     };
     assert_eq!(ready(10, &["dim", "tap"], None), [2, 3, 1], "the longest due first");

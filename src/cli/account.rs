@@ -49,7 +49,7 @@ impl Role {
 #[derive(Debug, Subcommand)]
 #[expect(private_interfaces, reason = "roles are words of the command line only")]
 pub enum Verb {
-    /// Create an account; the password is asked for [API]
+    /// Create an account; the password is asked for (API)
     Create {
         username: String,
         #[arg(long, value_enum, default_value = "viewer")]
@@ -62,22 +62,22 @@ pub enum Verb {
         #[arg(long)]
         generate: bool,
     },
-    /// The accounts [API]
+    /// The accounts (API)
     List,
-    /// Disable an account, its sessions and its keys [API]
+    /// Disable an account, its sessions and its keys (API)
     Disable {
         username: String,
         #[arg(long, default_value = "disabled from the command line")]
         reason: String,
     },
-    /// Set a password; it is asked for [API]
+    /// Set a password; it is asked for (API)
     Password {
         username: String,
         /// Let the service draw a password and print it, once.
         #[arg(long)]
         generate: bool,
     },
-    /// API keys of the account that asks [API]
+    /// API keys of the account that asks (API)
     #[command(subcommand)]
     Key(Key),
 }
@@ -85,7 +85,7 @@ pub enum Verb {
 #[derive(Debug, Subcommand)]
 #[expect(private_interfaces, reason = "roles are words of the command line only")]
 pub enum Key {
-    /// Issue a key; it is shown this once [API]
+    /// Issue a key; it is shown this once (API)
     Issue {
         /// What the key is for.
         name: String,
@@ -96,10 +96,13 @@ pub enum Key {
         #[arg(long, value_name = "TIME")]
         expires_at: Option<chrono::DateTime<chrono::Utc>>,
     },
-    /// The keys, without their secrets [API]
+    /// The keys, without their secrets (API)
     List,
-    /// Revoke a key; an administrator may revoke anybody's [API]
-    Revoke { key: Uuid },
+    /// Revoke a key; an administrator may revoke anybody's (API)
+    Revoke {
+        #[arg(value_name = "KEY")]
+        key_id: Uuid,
+    },
 }
 
 impl Verb {
@@ -137,8 +140,8 @@ impl Key {
                 shown_once(context, &client.post("/api-keys", &body).await?)?;
             }
             Self::List => context.out.list(&client.get("/api-keys", &[]).await?, KEYS)?,
-            Self::Revoke { key } => {
-                client.delete(&path(["api-keys", &key.to_string()])).await?;
+            Self::Revoke { key_id } => {
+                client.delete(&path(["api-keys", &key_id.to_string()])).await?;
             }
         }
         Ok(())

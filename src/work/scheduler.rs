@@ -5,7 +5,7 @@
 //! limits allow. Reconciliation: a to-do list of halves (a source admitted to an execution that does not exist, an
 //! execution that nobody works on), finished by commands that a repetition does not change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::jobs::discover;
-use super::probes::tap_dependency;
 use super::{JobError, Shop, queue};
 use crate::handle::{Context, HandleError};
 use crate::project::ProjectConfig;
@@ -81,12 +80,11 @@ fn unread(error: impl std::fmt::Display) -> JobError {
 
 /// Enqueues the discovery of whatever is due, project by project.
 async fn discovery(shop: &Shop, context: &Context) -> Result<(), JobError> {
-    let down = super::probes::down(shop);
     for project in shop.models.projects().list().map_err(unread)? {
         let module = &project.project_module;
         let Some(active) = shop.models.projects().active_config(module).map_err(unread)? else { continue };
         let config = shop.config(module, active.id).await?;
-        if let Err(error) = discover_project(shop, context, module, &config, &down).await {
+        if let Err(error) = discover_project(shop, context, module, &config).await {
             tracing::warn!(project = module, %error, "discovery of a project could not be asked for");
         }
     }
@@ -98,11 +96,11 @@ async fn discover_project(
     context: &Context,
     module: &str,
     config: &ProjectConfig,
-    down: &BTreeSet<String>,
 ) -> Result<(), JobError> {
     let automation = &config.automation.discovery;
     // Asking an archive that is down would only burn attempts: what is due stays due.
-    if config.adapters.required.iter().any(|adapter| down.contains(&tap_dependency(adapter))) {
+    let away = super::probes::archives_away(shop, config);
+    if config.adapters.required.iter().any(|adapter| away.contains_key(adapter)) {
         return Ok(());
     }
     let unfinished =

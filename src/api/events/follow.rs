@@ -12,9 +12,9 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use beampipe_domain::execution::Execution;
-use beampipe_log::{Batch, Direction, Position, Recorded, Subscription};
+use beampipe_log::{Batch, Direction, Follow, Position, ReadError, Recorded, Subscription};
 use chrono::{DateTime, Utc};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::render;
@@ -69,6 +69,43 @@ impl Drop for Counted {
     }
 }
 
+/// Reads ahead: while one batch is written to the socket the next ones are read from the log. Only for history that
+/// somebody takes as fast as it comes; a live stream would gain nothing but a task.
+struct Ahead {
+    batches: mpsc::Receiver<Result<Batch, ReadError>>,
+    reading: tokio::task::JoinHandle<()>,
+}
+
+impl Ahead {
+    fn of(mut subscription: Subscription) -> Self {
+        let (outbox, batches) = mpsc::channel(2);
+        let reading = tokio::spawn(async move {
+            loop {
+                let batch = subscription.next_batch(BATCH).await;
+                let last = batch.as_ref().is_ok_and(|batch| batch.caught_up) || batch.is_err();
+                if outbox.send(batch).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Self { batches, reading }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+#[async_trait::async_trait]
+impl Follow for Ahead {
+    async fn next_batch(&mut self, _max: usize) -> Result<Batch, ReadError> {
+        let ended = || Err(ReadError::Unavailable("reading ahead has ended".to_owned()));
+        self.batches.recv().await.unwrap_or_else(ended)
+    }
+}
+
 /// Answers with a stream.
 pub async fn answer(
     api: &Api,
@@ -89,8 +126,9 @@ pub async fn answer(
         Media::Sse => ("sse", "text/event-stream"),
         Media::Ndjson | Media::Page => ("ndjson", "application/x-ndjson"),
     };
+    let subscription = api.handle.log().subscribe(selection.filter.clone(), selection.after());
     let stream = Stream {
-        subscription: api.handle.log().subscribe(selection.filter.clone(), selection.after()),
+        subscription: if stays { subscription } else { Box::new(Ahead::of(subscription)) },
         caught_up: false,
         last: (!stays).then_some(last),
         left: selection.limit.unwrap_or(u64::MAX),
@@ -208,6 +246,10 @@ impl Stream {
                     continue;
                 }
                 self.left -= 1;
+                // What is live has many readers: it is spelled once for all of them. History has this one.
+                if self.caught_up {
+                    event.rendered.get_or_init(|| render::frame(event, &self.api.names.of(&event.actor)));
+                }
                 match (event.rendered.get(), self.media) {
                     (Some(frame), Media::Sse) => chunk.extend_from_slice(frame),
                     (Some(frame), _) => chunk.extend_from_slice(&render::line(frame, event.position)),

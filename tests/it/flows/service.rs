@@ -54,8 +54,14 @@ impl Service {
         service
     }
 
-    /// Starts the process (again) on the same state directory.
+    /// Starts the process (again) on the same state directory and waits until it is ready.
     pub async fn start_again(&mut self, more: &[(&str, &str)]) {
+        self.spawn(more);
+        self.wait_until_ready(more).await;
+    }
+
+    /// Starts the process and waits for nothing.
+    pub fn spawn(&mut self, more: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs");
         self.starts += 1;
         // The system hands out a port that is free now; the listener of the service takes it over.
@@ -78,6 +84,9 @@ impl Service {
             .stdout(out.try_clone().unwrap())
             .stderr(out);
         self.child = Some(command.spawn().unwrap());
+    }
+
+    async fn wait_until_ready(&mut self, more: &[(&str, &str)]) {
         let begun = Instant::now();
         loop {
             if let Ok(answer) = self.http.get(self.url("/ready")).send().await
@@ -223,12 +232,16 @@ impl Service {
             if done(&executions) {
                 return executions;
             }
-            assert!(
-                begun.elapsed() < bound,
-                "not {what} after {bound:?}: {:#?}\n{}",
-                executions.iter().map(|e| (&e["status"], &e["why"], &e["last_error"])).collect::<Vec<_>>(),
-                tail(&self.said())
-            );
+            if begun.elapsed() > bound {
+                let of = |e: &Value| format!("{} {} {}", e["status"], e["why"]["text"], e["last_error"]);
+                let executions: Vec<String> = executions.iter().map(of).collect();
+                let jobs = self.get("/jobs?limit=50").await;
+                let of = |j: &Value| {
+                    format!("{} {} {} {}", j["kind"], j["status"], j["attempts"], j["last_error"])
+                };
+                let jobs: Vec<String> = jobs.as_array().unwrap().iter().map(of).collect();
+                panic!("not {what} after {bound:?}: {executions:#?} {jobs:#?}\n{}", tail(&self.said()));
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
