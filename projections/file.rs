@@ -36,6 +36,9 @@ pub(crate) trait Fold: Send {
     /// After an error the file is as before; it has to be opened again.
     fn apply(&mut self, envelopes: &[Envelope]) -> Result<bool>;
 
+    /// Marks the rows as not to be kept: whoever opens the file next builds them anew.
+    fn distrust(&self) -> Result<()>;
+
     /// Shows the numbers as they are now.
     fn publish(&self, gauges: &ArcSwap<Gauges>) -> Result<()>;
 
@@ -137,6 +140,12 @@ impl<P: Projection> Fold for File<P> {
         }
         self.checkpoint = checkpoint;
         Ok(wanted)
+    }
+
+    fn distrust(&self) -> Result<()> {
+        // No projection has version 0.
+        self.db.execute("UPDATE checkpoint SET version = 0", [])?;
+        Ok(())
     }
 
     fn publish(&self, gauges: &ArcSwap<Gauges>) -> Result<()> {

@@ -343,6 +343,28 @@ async fn what_is_redacted_is_forgotten_by_the_read_models() {
 }
 
 #[tokio::test]
+async fn what_is_redacted_is_forgotten_though_the_process_ended_before_it_was() {
+    let (story, dir) = (Story::new(), tempfile::tempdir().unwrap());
+    registered(&story, 1..=3).await;
+    let models = caught_up(dir.path(), &story).await;
+    // Where the rows would be built anew is something else.
+    let obstacle = dir.path().join("sources.rebuild.sqlite");
+    std::fs::create_dir(&obstacle).unwrap();
+    let head = story.redact(2, &format!("source-{}", id(2))).await;
+    assert!(models.wait_for(head.position, SOON).await);
+    until("it cannot", || status(&models, "sources").rebuild.is_some_and(|r| r.failed.is_some())).await;
+    models.close().await;
+    std::fs::remove_dir(&obstacle).unwrap();
+    let models = caught_up(dir.path(), &story).await;
+    let identifier = || models.sources().get(id(2)).unwrap().unwrap().source_identifier;
+    until("it is forgotten", || identifier().is_empty()).await;
+    until("the rebuild is over", || status(&models, "sources").rebuild.is_none()).await;
+    models.close().await;
+    let models = caught_up(dir.path(), &story).await;
+    assert!(!status(&models, "sources").outdated, "it is not built a third time");
+}
+
+#[tokio::test]
 async fn a_read_model_that_cannot_be_written_waits_and_goes_on() {
     let (story, dir) = (Story::new(), tempfile::tempdir().unwrap());
     registered(&story, 1..=3).await;

@@ -4,8 +4,10 @@
 mod crash;
 mod footprint;
 mod operators;
+mod redaction;
 mod replay;
 mod scrape;
+mod secrets;
 mod service;
 mod streams;
 mod stuck;
