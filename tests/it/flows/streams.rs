@@ -454,11 +454,12 @@ async fn an_open_stream_ends_with_the_access_of_its_reader_however_much_happens(
     let (of_revoked, of_expires) = (token(&revoked, "api_key"), token(&expires, "api_key"));
     let open = async |token: &str, accept: &'static str| {
         let path = if accept == NDJSON { format!("{path}?follow=true") } else { path.clone() };
-        tokio::spawn(end_of(Reader::of(&service, token).open(&path, accept, None).await))
+        Reader::of(&service, token).open(&path, accept, None).await
     };
     let mut streams = vec![];
     for token in [&of_revoked, &of_closed, &of_session, &of_expires] {
-        streams.push([open(token, SSE).await, open(token, NDJSON).await]);
+        let (frames, lines) = (open(token, SSE).await, open(token, NDJSON).await);
+        streams.push([tokio::spawn(end_of(frames)), tokio::spawn(end_of(lines))]);
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     let mut streams = streams.into_iter();
