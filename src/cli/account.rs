@@ -1,15 +1,22 @@
 //! `account`: who may come in. Passwords are typed or piped in, never arguments: those are seen by every process.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
+use beampipe_domain::account::{Account, Command};
+use beampipe_log::Log;
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::path;
+use super::files::LogFile;
 use super::out::{Column, remark};
 use super::{Context, Outcome};
+use crate::auth;
+use crate::clock::Clock;
+use crate::handle::{self, Handle};
 
 const ACCOUNTS: &[Column] = &[
     ("USERNAME", "username"),
@@ -77,6 +84,12 @@ pub enum Verb {
         #[arg(long)]
         generate: bool,
     },
+    /// Draw a new password while the service is stopped, for whoever has lost the last one (files)
+    Recover {
+        username: String,
+        #[command(flatten)]
+        log: LogFile,
+    },
     /// API keys of the account that asks (API)
     #[command(subcommand)]
     Key(Key),
@@ -107,8 +120,13 @@ pub enum Key {
 
 impl Verb {
     pub async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        if let Self::Recover { username, log } = &self {
+            shown_once(context, &recover(username, log).await?)?;
+            return Ok(Outcome::Done);
+        }
         let client = context.client()?;
         match self {
+            Self::Recover { .. } => {}
             Self::Create { username, role, name, email, generate } => {
                 let mut body =
                     json!({"username": username, "role": role.word(), "name": name, "email": email});
@@ -129,6 +147,22 @@ impl Verb {
         }
         Ok(Outcome::Done)
     }
+}
+
+/// Whoever may write the log's file is trusted with it: there is nobody else to ask.
+async fn recover(username: &str, file: &LogFile) -> anyhow::Result<Value> {
+    let clock = Clock::system();
+    let log: Arc<dyn Log> = Arc::new(file.writable()?);
+    let handle = Handle::new(log.clone(), clock.clone());
+    let password = auth::draw_password(&clock);
+    let password_hash = auth::Passwords::new(&clock).hash(&clock, password.clone()).await?;
+    let context = handle::Context::system(&clock, "cli/recover");
+    let account = beampipe_domain::id::account(username).to_string();
+    let changed =
+        handle.handle::<Account>(&account, &context, Command::ChangePassword { password_hash }).await;
+    log.close().await;
+    changed?;
+    Ok(json!({"username": username, "password": password}))
 }
 
 impl Key {

@@ -4,6 +4,7 @@
 mod crash;
 mod footprint;
 mod operators;
+mod recover;
 mod redaction;
 mod replay;
 mod scrape;
