@@ -118,7 +118,7 @@ impl Sources {
         self.0.all(&sql, (project, clamp(limit)), Source::from_row)
     }
 
-    /// Enabled sources that are to be looked for now: those that a person asked for, then those never looked for, then
+    /// Enabled sources whose discovery is due: those that a person asked for, then those never looked for, then
     /// those that are stale or whose last look failed, each the longest waiting first.
     pub fn due_for_discovery(
         &self,
