@@ -194,3 +194,13 @@ proptest! {
 }
 
 use beampipe_domain::Aggregate as _;
+
+#[test]
+fn a_job_that_was_handed_back_keeps_the_reason() {
+    let mut history = History::default();
+    let back = C::HandBack { claim_id: id(1), reason: "no translator".into(), next_run_at: at(30) };
+    given(&mut history, 1, [enqueue(Kind::Execute, None, 0), claim(1, None), back]);
+    let job = then(&history).0.get(id(1)).unwrap().unwrap();
+    assert_eq!((job.status.as_str(), job.attempts, job.next_run_at), ("queued", 0, at(30)));
+    assert_eq!(job.last_error.as_deref(), Some("no translator"));
+}
