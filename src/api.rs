@@ -96,6 +96,8 @@ pub struct Settings {
     pub worker_stale_after: Duration,
     /// How often a job is tried before it is a dead letter.
     pub job_max_attempts: u32,
+    /// Where the relative graph paths of configurations start, to warn of a graph that is not there.
+    pub graph_dir: std::path::PathBuf,
 }
 
 impl Default for Settings {
@@ -115,6 +117,7 @@ impl Default for Settings {
             queue_age_limit: Duration::from_secs(300),
             worker_stale_after: Duration::from_secs(30),
             job_max_attempts: 5,
+            graph_dir: ".".into(),
         }
     }
 }

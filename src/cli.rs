@@ -141,6 +141,8 @@ enum Outcome {
 pub fn main() -> ExitCode {
     // Two providers are in the tree; whoever makes a TLS client later needs one of them chosen.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // The log has hashes of passwords: what this process writes is its user's alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     run(std::env::args_os())
 }
 

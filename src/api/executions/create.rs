@@ -82,6 +82,17 @@ async fn plan(api: &Api, order: &Order, errors: &mut Vec<FieldError>) -> Result<
         Problem::new("read-model-behind", "the project's configuration is not in the read model yet")
             .retry_after(1)
     })?;
+    if let Some(archive) = &order.archive_name {
+        let known = config.endpoints();
+        if !known.contains_key(archive) && !config.adapters.required.contains(archive) {
+            let names: Vec<String> = known.into_keys().collect();
+            let shown: String = archive.chars().take(60).collect();
+            errors.push(
+                FieldError::new("archive_name", format!("the project knows no archive {shown:?}"))
+                    .hint(names.join(", ")),
+            );
+        }
+    }
     let profile = match profile_of(api, order, &project, &config, errors).await? {
         Some(profile_id) => pin(api, order, profile_id, errors).await?,
         None => None,

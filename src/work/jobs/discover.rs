@@ -48,6 +48,10 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
     let project = &order.project_module;
     let (config_id, version, config) = active_config(shop, project).await?;
     let adapters = adapters(shop, &config)?;
+    // Known to be away: nothing is asked, and no attempt is burnt.
+    if let Some(adapter) = config.adapters.required.iter().find(|adapter| !adapters.contains_key(*adapter)) {
+        return Err(JobError::Wait(format!("the archive {adapter} is down")));
+    }
     let ends: Vec<Result<Option<Ended>, JobError>> = futures::stream::iter(order.source_ids.iter().copied())
         .map(|source| one(shop, job, source, (config_id, version), &config, &adapters))
         .buffer_unordered(AT_ONCE)
