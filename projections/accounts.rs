@@ -163,3 +163,82 @@ fn session(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &S)
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use beampipe_domain::account::{Created, KeyIssued, KeyRevoked, Role};
+    use beampipe_domain::session::{Closed, Opened, Rotated};
+
+    use super::*;
+    use crate::testing::{History, id};
+
+    fn pair(word: &str) -> Pair {
+        Pair {
+            access_sha256: format!("access-{word}"),
+            refresh_sha256: format!("refresh-{word}"),
+            ..Pair::default()
+        }
+    }
+
+    fn given() -> History {
+        let mut history = History::default();
+        let ada = beampipe_domain::id::account("ada");
+        let stream = format!("account-{ada}");
+        let hash = "argon2-planted".to_owned();
+        let created =
+            Created { username: "Ada".into(), role: Role::Admin, password_hash: hash, ..Created::default() };
+        history.tell(&stream, A::Created(created));
+        for n in 1..=2 {
+            let secret_sha256 = "secret-planted".to_owned();
+            let key =
+                KeyIssued { key_id: id(n), scope: Role::Operator, secret_sha256, ..KeyIssued::default() };
+            history.tell(&stream, A::KeyIssued(key));
+        }
+        let session = format!("session-{}", id(9));
+        history.tell(&session, S::Opened(Opened { account_id: ada, pair: pair("one") }));
+        history.tell(&session, S::Rotated(Rotated { pair: pair("two") }));
+        history
+    }
+
+    #[test]
+    fn who_comes_in_is_found_by_name_key_or_session() {
+        let folded = given().fold::<Projected>(&[2]);
+        let accounts = Accounts(folded.reader.clone());
+        let ada = accounts.by_username("ADA").unwrap().unwrap();
+        assert_eq!((ada.username.as_str(), ada.role), ("Ada", Role::Admin));
+        assert_eq!(accounts.api_key(id(1)).unwrap().unwrap().scope, Role::Operator);
+        assert_eq!(accounts.session(id(9)).unwrap().unwrap().refresh_sha256, "refresh-two");
+        assert_eq!((accounts.count().unwrap(), accounts.open_sessions(ada.id).unwrap().len()), (1, 1));
+        assert_eq!((folded.gauges.accounts.api_keys, folded.gauges.accounts.open_sessions), (2, 1));
+    }
+
+    #[test]
+    fn what_is_revoked_or_closed_is_counted_once() {
+        let mut history = given();
+        let stream = format!("account-{}", beampipe_domain::id::account("ada"));
+        for _ in 0..2 {
+            history.tell(&stream, A::KeyRevoked(KeyRevoked { key_id: id(1) }));
+            history.tell(&format!("session-{}", id(9)), S::Closed(Closed { reason: "logged out".into() }));
+        }
+        let folded = history.fold::<Projected>(&[]);
+        let accounts = Accounts(folded.reader.clone());
+        assert!(accounts.api_key(id(1)).unwrap().unwrap().revoked_at.is_some());
+        assert!(accounts.open_sessions(beampipe_domain::id::account("ada")).unwrap().is_empty());
+        assert_eq!((folded.gauges.accounts.api_keys, folded.gauges.accounts.open_sessions), (1, 0));
+    }
+
+    #[test]
+    fn no_row_shows_a_hash() {
+        let folded = given().fold::<Projected>(&[]);
+        let accounts = Accounts(folded.reader.clone());
+        let ada = accounts.list().unwrap().remove(0);
+        let shown = [
+            serde_json::to_string(&ada).unwrap(),
+            serde_json::to_string(&accounts.api_keys(ada.id).unwrap()).unwrap(),
+            serde_json::to_string(&accounts.session(id(9)).unwrap()).unwrap(),
+        ];
+        for hash in ["argon2", "secret", "access-", "refresh-"] {
+            assert!(shown.iter().all(|text| !text.contains(hash)), "{hash} is shown");
+        }
+    }
+}

@@ -70,3 +70,28 @@ impl Projection for Projected {
         gauges.dependencies = part;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use beampipe_domain::dependency::{Down, Up};
+
+    use super::*;
+    use crate::testing::{History, at};
+
+    #[test]
+    fn a_dependency_is_as_it_was_last_seen() {
+        let mut history = History::default();
+        let name = || "tap:casda".to_owned();
+        history.tell("dependency-tap:casda", D::Up(Up { dependency: name(), latency_ms: 8 }));
+        history.tell("dependency-dim-a", D::Up(Up { dependency: "dim-a".into(), latency_ms: 1 }));
+        history.tell("dependency-tap:casda", D::Down(Down { dependency: name(), reason: "refused".into() }));
+        let folded = history.fold::<Projected>(&[1]);
+        let dependencies = Dependencies(folded.reader.clone());
+        let casda = dependencies.get("tap:casda").unwrap().unwrap();
+        assert_eq!((casda.up, casda.since, casda.reason.as_deref()), (false, at(3), Some("refused")));
+        assert_eq!((casda.latency_ms, casda.changes), (None, 2));
+        assert_eq!(dependencies.list().unwrap().len(), 2);
+        let gauges = &folded.gauges.dependencies;
+        assert_eq!((gauges.up["tap:casda"], gauges.up["dim-a"], gauges.since["dim-a"]), (false, true, at(2)));
+    }
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use beampipe_log::{Hash, Position};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Result};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Result};
 
 use crate::counts::Counts;
 use crate::expand;
@@ -36,6 +36,9 @@ pub(crate) trait Fold: Send {
     /// After an error the file is as before; it has to be opened again.
     fn apply(&mut self, envelopes: &[Envelope]) -> Result<bool>;
 
+    /// Marks the rows as not to be kept: whoever opens the file next builds them anew.
+    fn distrust(&self) -> Result<()>;
+
     /// Shows the numbers as they are now.
     fn publish(&self, gauges: &ArcSwap<Gauges>) -> Result<()>;
 
@@ -56,7 +59,11 @@ pub(crate) struct File<P> {
 impl<P: Projection> File<P> {
     /// Opens or creates it. Of an older file, what the present schema has more is added.
     pub fn open(path: &Path) -> Result<Self> {
-        let db = Connection::open(path)?;
+        // One thread writes it: SQLite need not guard the connection.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags)?;
         db.busy_timeout(Duration::from_secs(5))?;
         db.set_prepared_statement_cache_capacity(128);
         db.execute_batch(
@@ -133,6 +140,12 @@ impl<P: Projection> Fold for File<P> {
         }
         self.checkpoint = checkpoint;
         Ok(wanted)
+    }
+
+    fn distrust(&self) -> Result<()> {
+        // No projection has version 0.
+        self.db.execute("UPDATE checkpoint SET version = 0", [])?;
+        Ok(())
     }
 
     fn publish(&self, gauges: &ArcSwap<Gauges>) -> Result<()> {

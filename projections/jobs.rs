@@ -27,7 +27,7 @@ pub(crate) struct Projected;
 
 impl Projection for Projected {
     const NAME: &'static str = "jobs";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = include_str!("../migrations/views/jobs.sql");
     const CATEGORIES: &'static [&'static str] = &["job", "worker"];
     type Gauges = JobGauges;
@@ -232,10 +232,10 @@ impl Fold<'_> {
             J::HandedBack(e) => self.update(
                 before,
                 update!(
-                    "status = 'queued', next_run_at = ?5, attempts = max(attempts - 1, 0), worker_id = NULL, \
-                     pool = NULL, claim_id = NULL, claimed_at = NULL"
+                    "status = 'queued', next_run_at = ?5, attempts = max(attempts - 1, 0), last_error = ?6, \
+                     worker_id = NULL, pool = NULL, claim_id = NULL, claimed_at = NULL"
                 ),
-                &[&micros(e.next_run_at)],
+                &[&micros(e.next_run_at), &e.reason],
             ),
             J::Completed(e) => self.update(
                 before,

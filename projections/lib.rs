@@ -7,6 +7,9 @@
 //!
 //! This crate knows neither how events are spelled (a [`Decode`] is given to it) nor the API's JSON.
 
+// The documentation is built with private items: it is for those who work in here.
+#![allow(rustdoc::private_intra_doc_links)]
+
 use std::sync::Arc;
 
 use beampipe_domain::Event;
@@ -26,19 +29,19 @@ mod runner;
 #[cfg(test)]
 mod testing;
 
-/// Who may come in: accounts, API keys, sessions.
+// Who may come in: accounts, API keys, sessions.
 pub mod accounts;
-/// What the outside that work needs was last seen as.
+// What the outside that work needs was last seen as.
 pub mod dependencies;
-/// Executions, their attempts and artifacts.
+// Executions, their attempts and artifacts.
 pub mod executions;
-/// The queue.
+// The queue.
 pub mod jobs;
-/// Project configurations and deployment profiles.
+// Project configurations and deployment profiles.
 pub mod projects;
-/// Sources, their discoveries and admissions.
+// Sources, their discoveries and admissions.
 pub mod sources;
-/// Worker processes.
+// Worker processes.
 pub mod workers;
 
 pub use accounts::Accounts;

@@ -164,3 +164,78 @@ fn profile(db: &Connection, envelope: &Envelope, event: &F) -> Result<()> {
     };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use beampipe_domain::profile::{Command as FC, Profile as FS};
+    use beampipe_domain::project::{Command as C, Project as PS};
+
+    use super::*;
+    use crate::testing::{History, id};
+
+    fn upload(sha: &str) -> C {
+        let spec = serde_json::json!({ "sha": sha });
+        C::UploadConfig { project_module: "p".into(), spec_sha256: sha.into(), spec }
+    }
+
+    #[test]
+    fn every_version_is_kept_and_the_last_is_active() {
+        let (mut history, mut state) = (History::default(), PS::default());
+        for command in [upload("a"), upload("b")] {
+            assert!(history.decide("project-p", &mut state, command));
+        }
+        let folded = history.fold::<Projected>(&[3]);
+        let projects = Projects(folded.reader.clone());
+        assert_eq!(projects.get("p").unwrap().unwrap().active_version, Some(2));
+        let active = projects.active_config("p").unwrap().unwrap();
+        assert_eq!((active.version, active.spec["sha"].as_str(), active.active), (2, Some("b"), true));
+        let versions: Vec<_> = projects.configs("p").unwrap().iter().map(|c| (c.version, c.active)).collect();
+        assert_eq!(versions, [(2, true), (1, false)]);
+        let first = beampipe_domain::id::config("p", 1);
+        assert_eq!(projects.config(first).unwrap().unwrap().spec_sha256, "a");
+    }
+
+    #[test]
+    fn pausing_one_is_not_pausing_all() {
+        let (mut history, mut state) = (History::default(), PS::default());
+        history.decide("project-p", &mut state, upload("a"));
+        let pause = |name: &str| C::Pause { project_module: name.into(), reason: "storm".into() };
+        history.decide("project-p", &mut state, pause("p"));
+        let folded = history.fold::<Projected>(&[]);
+        assert_eq!(Projects(folded.reader.clone()).all_paused().unwrap(), None);
+        assert!(folded.gauges.projects.paused["p"]);
+        history.decide("project-*", &mut PS::default(), pause(ALL));
+        history.decide("project-p", &mut state, C::Resume { project_module: "p".into() });
+        let folded = history.fold::<Projected>(&[]);
+        let projects = Projects(folded.reader.clone());
+        assert_eq!(projects.all_paused().unwrap().as_deref(), Some("storm"));
+        assert_eq!(projects.list().unwrap().len(), 1, "all is not a project");
+        assert!(folded.gauges.projects.all_paused && !folded.gauges.projects.paused["p"]);
+    }
+
+    #[test]
+    fn a_removed_profile_is_read_and_not_listed() {
+        let (mut history, mut state) = (History::default(), FS::default());
+        let key = beampipe_domain::id::profile("dim");
+        let stream = format!("profile-{key}");
+        let spec = Spec { name: "dim".into(), ..Spec::default() };
+        let create = FC::Create { spec: spec.clone(), spec_sha256: "1".into() };
+        assert!(history.decide(&stream, &mut state, create.clone()));
+        assert!(history.decide(&stream, &mut state, FC::Update { spec, spec_sha256: "2".into() }));
+        let default = C::SetDefaultProfile { profile: Some((key, "dim".into())) };
+        history.decide("project-p", &mut PS::default(), default);
+        let folded = history.fold::<Projected>(&[]);
+        let profile = Projects(folded.reader.clone()).profile_by_name("dim").unwrap().unwrap();
+        assert_eq!((profile.profile_revision, profile.is_default, profile.removed), (2, true, false));
+        assert_eq!(folded.gauges.projects.profiles, 1);
+        assert!(history.decide(&stream, &mut state, FC::Remove));
+        let folded = history.fold::<Projected>(&[]);
+        let projects = Projects(folded.reader.clone());
+        assert!(projects.profiles().unwrap().is_empty());
+        assert!(projects.profile(key).unwrap().unwrap().removed);
+        assert_eq!(projects.profile(id(1)).unwrap(), None);
+        assert!(history.decide(&stream, &mut state, create));
+        let folded = history.fold::<Projected>(&[]);
+        assert_eq!(Projects(folded.reader.clone()).profiles().unwrap()[0].profile_revision, 3);
+    }
+}

@@ -64,13 +64,6 @@ impl History {
         self
     }
 
-    pub fn all<E: Into<Event>>(&mut self, stream: &str, events: impl IntoIterator<Item = E>) -> &mut Self {
-        for event in events {
-            self.tell(stream, event);
-        }
-        self
-    }
-
     /// The events of `command`, if the decider accepts it on `state`.
     pub fn decide<A: Aggregate>(&mut self, stream: &str, state: &mut A, command: A::Command) -> bool {
         let Ok(events) = state.decide(command) else { return false };
@@ -112,13 +105,16 @@ impl Folded {
         Connection::open(&self.path).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
-    pub fn rows(&self) -> Vec<(String, Vec<Vec<Value>>)> {
+    pub fn rows(&self) -> Tables {
         rows(&self.path)
     }
 }
 
+/// The rows of tables by name.
+pub type Tables = Vec<(String, Vec<Vec<Value>>)>;
+
 /// Every row of every table of a file, in order.
-pub fn rows(path: &Path) -> Vec<(String, Vec<Vec<Value>>)> {
+pub fn rows(path: &Path) -> Tables {
     let db = Connection::open(path).unwrap();
     let tables = crate::expand::tables(&db).unwrap();
     let read = |table: &String| {

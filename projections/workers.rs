@@ -116,3 +116,44 @@ impl Projection for Projected {
         gauges.workers = part;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use beampipe_domain::worker::{Drained, Lost, Resumed, Started, Stopped};
+
+    use super::*;
+    use crate::testing::{History, at};
+
+    fn started(pool: &str) -> W {
+        W::Started(Started { pool: pool.into(), capabilities: vec!["tap".into()], ..Started::default() })
+    }
+
+    #[test]
+    fn a_worker_is_counted_in_its_pool_until_it_ends() {
+        let mut history = History::default();
+        history.tell("worker-a", started("x")).tell("worker-b", started("x")).tell("worker-c", started("y"));
+        history.tell("worker-b", W::Drained(Drained { reason: "upgrade".into() }));
+        history.tell("worker-c", W::Lost(Lost { silent_seconds: 61 }));
+        let folded = history.fold::<Projected>(&[1, 2]);
+        let gauges = &folded.gauges.workers;
+        assert_eq!((gauges.active, gauges.draining, gauges.lost), (1, 1, 1));
+        assert_eq!(gauges.by_pool_status[&("y".into(), "active".into())], 0, "its pool is still shown");
+        let workers = Workers(folded.reader.clone());
+        let ids = |all| workers.list(all, 9).unwrap().into_iter().map(|w| w.id).collect::<Vec<_>>();
+        assert_eq!(
+            (ids(false), ids(true)),
+            (vec!["b".into(), "a".into()], vec!["c".into(), "b".into(), "a".into()])
+        );
+        let b = workers.get("b").unwrap().unwrap();
+        assert_eq!(
+            (b.draining_at, b.reason.as_deref(), b.capabilities),
+            (Some(at(4)), Some("upgrade"), vec!["tap".into()])
+        );
+        assert!(workers.get("c").unwrap().unwrap().lost);
+        history
+            .tell("worker-b", W::Resumed(Resumed {}))
+            .tell("worker-a", W::Stopped(Stopped { handed_back: 0 }));
+        let gauges = history.fold::<Projected>(&[]).gauges.workers.clone();
+        assert_eq!((gauges.active, gauges.draining), (1, 0));
+    }
+}

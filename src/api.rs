@@ -25,45 +25,45 @@ use crate::clock::Clock;
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 
-/// Login, accounts and API keys.
+// Login, accounts and API keys.
 pub mod accounts;
-/// Who asks.
+// Who asks.
 pub mod authenticate;
-/// Event pages and streams.
+// Event pages and streams.
 pub mod events;
-/// Executions.
+// Executions.
 pub mod executions;
-/// Reading requests.
+// Reading requests.
 pub mod extract;
-/// Health, readiness, metrics.
+// Health, readiness, metrics.
 pub mod health;
-/// The same request again.
+// The same request again.
 pub mod idempotency;
-/// The queue.
+// The queue.
 pub mod jobs;
-/// What every request goes through.
+// What every request goes through.
 pub mod layers;
-/// Names of actors.
+// Names of actors.
 pub mod names;
-/// Problems.
+// Problems.
 pub mod problem;
-/// Deployment profiles.
+// Deployment profiles.
 pub mod profiles;
-/// Read models and their rebuilding.
+// Read models and their rebuilding.
 pub mod projections;
-/// Projects and their configurations.
+// Projects and their configurations.
 pub mod projects;
-/// What `/ready` says.
+// What `/ready` says.
 pub mod readiness;
-/// Routes and who may use them.
+// Routes and who may use them.
 pub mod route;
-/// Rows to JSON.
+// Rows to JSON.
 pub mod shape;
-/// Sources.
+// Sources.
 pub mod sources;
-/// Throttling of logins.
+// Throttling of logins.
 pub mod throttle;
-/// Workers.
+// Workers.
 pub mod workers;
 
 pub use readiness::Readiness;
@@ -96,6 +96,8 @@ pub struct Settings {
     pub worker_stale_after: Duration,
     /// How often a job is tried before it is a dead letter.
     pub job_max_attempts: u32,
+    /// Where the relative graph paths of configurations start, to warn of a graph that is not there.
+    pub graph_dir: std::path::PathBuf,
 }
 
 impl Default for Settings {
@@ -115,6 +117,7 @@ impl Default for Settings {
             queue_age_limit: Duration::from_secs(300),
             worker_stale_after: Duration::from_secs(30),
             job_max_attempts: 5,
+            graph_dir: ".".into(),
         }
     }
 }
@@ -247,7 +250,7 @@ pub fn router(api: Api) -> Router {
         let guarded = handler.layer(from_fn_with_state(guard, layers::guard));
         router = router.route(&format!("{BASE}{path}"), guarded);
     }
-    api.metrics.know_route("GET", "unmatched", 404);
+    api.metrics.know_unmatched();
     router
         .route("/docs/problems/{slug}", get(problem_page))
         .method_not_allowed_fallback(layers::method_not_allowed)

@@ -136,6 +136,7 @@ fn api_settings(config: &Config) -> Settings {
         queue_age_limit: Duration::from_secs(config.work.queue_age_limit_seconds),
         worker_stale_after: Duration::from_secs(config.work.lease_seconds),
         job_max_attempts: config.work.max_attempts,
+        graph_dir: config.work.graph_dir.clone(),
         ..Settings::default()
     }
 }

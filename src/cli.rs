@@ -37,7 +37,7 @@ use out::{Format, Out, remark};
 
 /// Runs a radio-astronomy survey's workflows and proves what happened.
 ///
-/// Verbs marked [API] talk to a running service (BEAMPIPE_URL, BEAMPIPE_KEY); verbs marked [files] work on files and need
+/// Verbs marked (API) talk to a running service (BEAMPIPE_URL, BEAMPIPE_KEY); verbs marked (files) work on files and need
 /// none.
 #[derive(Debug, Parser)]
 #[command(name = "beampipe", version, disable_help_subcommand = true, max_term_width = 110)]
@@ -50,7 +50,7 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// The service, for verbs marked [API].
+    /// The service, for verbs marked (API).
     #[arg(
         long,
         global = true,
@@ -59,7 +59,7 @@ struct Global {
         hide_env_values = true
     )]
     url: String,
-    /// An API key or access token, for verbs marked [API].
+    /// An API key or access token, for verbs marked (API).
     #[arg(long, global = true, env = "BEAMPIPE_KEY", hide_env_values = true, value_parser = secret)]
     key: Option<SecretString>,
     /// What answers are written as.
@@ -73,45 +73,45 @@ fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the service: API, scheduler and worker in one process [files]
+    /// Run the service: API, scheduler and worker in one process (files)
     Serve(serve::Serve),
     /// Project configurations, and whether projects are worked on
     #[command(subcommand)]
     Project(project::Verb),
-    /// Pause and resume the admission of every project [API]
+    /// Pause and resume the admission of every project (API)
     #[command(subcommand)]
     Admission(project::Admission),
-    /// Deployment profiles [API]
+    /// Deployment profiles (API)
     #[command(subcommand)]
     Profile(profile::Verb),
-    /// Sources [API]
+    /// Sources (API)
     #[command(subcommand)]
     Source(source::Verb),
-    /// Executions [API]
+    /// Executions (API)
     #[command(subcommand)]
     Execution(execution::Verb),
-    /// The queue [API]
+    /// The queue (API)
     #[command(subcommand)]
     Job(work::Job),
-    /// Worker processes [API]
+    /// Worker processes (API)
     #[command(subcommand)]
     Worker(work::Worker),
-    /// Events as they happen [API]
+    /// Events as they happen (API)
     #[command(subcommand)]
     Events(events::Verb),
-    /// What happened to one thing, as a table and a time line [API]
+    /// What happened to one thing, as a table and a time line (API)
     #[command(subcommand)]
     Timeline(timeline::Verb),
     /// Read models
     #[command(subcommand)]
     Projections(projections::Verb),
-    /// The event log itself [files]
+    /// The event log itself (files)
     #[command(subcommand)]
     Log(log::Verb),
-    /// The configuration [files]
+    /// The configuration (files)
     #[command(subcommand)]
     Config(config::Verb),
-    /// Accounts and API keys [API]
+    /// Accounts and API keys (API)
     #[command(subcommand)]
     Account(account::Verb),
 }
@@ -141,6 +141,8 @@ enum Outcome {
 pub fn main() -> ExitCode {
     // Two providers are in the tree; whoever makes a TLS client later needs one of them chosen.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // The log has hashes of passwords: what this process writes is its user's alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     run(std::env::args_os())
 }
 
@@ -243,12 +245,27 @@ mod tests {
     }
 
     #[test]
+    fn no_argument_of_a_verb_takes_the_place_of_a_global_one() {
+        fn look(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                for argument in sub.get_arguments() {
+                    let id = argument.get_id().as_str();
+                    assert!(!["url", "key", "output"].contains(&id), "{path} has an argument called {id}");
+                }
+                look(sub, &path);
+            }
+        }
+        look(&Cli::command(), "beampipe");
+    }
+
+    #[test]
     fn every_verb_says_whether_it_talks_to_the_service() {
         fn look(command: &clap::Command, said: bool) {
             let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-            let said = said || about.contains("[API]") || about.contains("[files]");
+            let said = said || about.contains("(API)") || about.contains("(files)");
             if command.get_subcommands().next().is_none() {
-                assert!(said, "{} does not say [API] or [files]", command.get_name());
+                assert!(said, "{} does not say (API) or (files)", command.get_name());
             }
             command.get_subcommands().for_each(|sub| look(sub, said));
         }

@@ -67,7 +67,7 @@ pub struct Work {
     pub instance_name: String,
     pub pool: String,
     pub capabilities: Vec<String>,
-    /// Jobs of one lane (a kind that waits for one dependency) at once.
+    /// Jobs of one lane (a kind that waits for one dependency) and of one project at once.
     pub concurrency: usize,
     /// Executions watched at once; a watch mostly sleeps.
     pub watch_concurrency: usize,

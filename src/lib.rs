@@ -2,35 +2,38 @@
 //!
 //! This list is the map of the tree; `docs/architecture.md` walks through it.
 
-/// The HTTP API.
+// The documentation is built with private items: it is for those who work in here.
+#![allow(rustdoc::private_intra_doc_links)]
+
+// The HTTP API.
 pub mod api;
-/// Wires everything; start and orderly stop.
+// Wires everything; start and orderly stop.
 pub mod app;
-/// Archives: where data is discovered (IVOA TAP).
+// Archives: where data is discovered (IVOA TAP).
 pub mod archives;
-/// Large bytes by their digest.
+// Large bytes by their digest.
 pub mod artifacts;
-/// Passwords, tokens, and what they prove.
+// Passwords, tokens, and what they prove.
 pub mod auth;
-/// Where executions run: DALiuGE over REST, and a simulated one for load tests.
+// Where executions run: DALiuGE over REST, and a simulated one for load tests.
 pub mod backends;
-/// The command line.
+// The command line.
 pub mod cli;
-/// Time, ids and randomness.
+// Time, ids and randomness.
 pub mod clock;
-/// Events to JSON and back.
+// Events to JSON and back.
 pub mod codec;
-/// One configuration, read once.
+// One configuration, read once.
 pub mod config;
-/// Places where a test may end the process.
+// Places where a test may end the process.
 pub mod fault;
-/// Load, decide, append; decide again on conflict.
+// Load, decide, append; decide again on conflict.
 pub mod handle;
-/// Everything that Prometheus scrapes.
+// Everything that Prometheus scrapes.
 pub mod metrics;
-/// Project configurations: what a survey says about discovery, manifests and graphs.
+// Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
-/// What the service says while it runs.
+// What the service says while it runs.
 pub mod telemetry;
-/// Scheduler, queue and workers.
+// Scheduler, queue and workers.
 pub mod work;

@@ -5,6 +5,7 @@
 //! start; no label is an id; no label value has a `}`, which simple scrapers trip over. Route labels are matched routes, so
 //! unknown paths make no new series.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,15 +33,28 @@ pub const SECURITY_CHECKS: &[&str] = &["token", "login", "role", "rate_limit", "
 /// How an event endpoint is followed.
 pub const SUBSCRIPTION_KINDS: &[&str] = &["sse", "ndjson"];
 
+/// The route of requests that match none.
+const UNMATCHED: &str = "unmatched";
+
 const REQUEST_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const APPEND_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 const WORK_SECONDS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
 
+/// What a family is, for the reference in `docs/`.
+#[derive(Clone, Debug)]
+pub struct Described {
+    pub name: String,
+    pub kind: &'static str,
+    pub labels: Vec<String>,
+    pub help: String,
+}
+
 /// The families of this process.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    described: Vec<Described>,
     /// Requests to the API, by matched route.
     pub api_requests_total: IntCounterVec,
     /// How long the API took to answer.
@@ -89,36 +103,51 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-struct Registrar(Registry);
+#[derive(Default)]
+struct Registrar {
+    registry: Registry,
+    described: RefCell<Vec<Described>>,
+}
 
 impl Registrar {
-    fn keep<C: Collector + Clone + 'static>(&self, family: Result<C, prometheus::Error>) -> C {
+    fn keep<C: Collector + Clone + 'static>(
+        &self,
+        kind: &'static str,
+        family: Result<C, prometheus::Error>,
+    ) -> C {
         let family = family.expect("names and labels are constants");
-        self.0.register(Box::new(family.clone())).expect("every family is named once");
+        self.described.borrow_mut().extend(family.desc().into_iter().map(|desc| Described {
+            name: desc.fq_name.clone(),
+            kind,
+            labels: desc.variable_labels.clone(),
+            help: desc.help.clone(),
+        }));
+        self.registry.register(Box::new(family.clone())).expect("every family is named once");
         family
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.keep(IntCounterVec::new(Opts::new(name, help), labels))
+        self.keep("counter", IntCounterVec::new(Opts::new(name, help), labels))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.keep(IntGaugeVec::new(Opts::new(name, help), labels))
+        self.keep("gauge", IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn reals(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-        self.keep(GaugeVec::new(Opts::new(name, help), labels))
+        self.keep("gauge", GaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-        self.keep(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.keep("histogram", HistogramVec::new(options, labels))
     }
 }
 
 impl Metrics {
     /// `engine` is the log's, such as `sqlite`.
     pub fn new(version: &str, engine: &'static str) -> Arc<Self> {
-        let r = Registrar(Registry::new());
+        let r = Registrar::default();
         let metrics = Self {
             api_requests_total: r.counters(
                 "beampipe_api_requests_total",
@@ -190,7 +219,9 @@ impl Metrics {
                 "Polls of Slurm that failed, by reason.",
                 &["reason"],
             ),
-            slurm_poll_batch_size: r.keep(Histogram::with_opts(
+            slurm_poll_batch_size: r.keep(
+                "histogram",
+                Histogram::with_opts(
                 HistogramOpts::new(
                     "beampipe_slurm_poll_batch_size",
                     "Executions that one poll of Slurm asked for.",
@@ -202,7 +233,7 @@ impl Metrics {
                 "Open SSH sessions, by login node.",
                 &["login_node"],
             ),
-            slurm_ssh_configured: r.keep(IntGauge::new(
+            slurm_ssh_configured: r.keep("gauge", IntGauge::new(
                 "beampipe_slurm_ssh_configured",
                 "Whether credentials for a Slurm login node are configured.",
             )),
@@ -226,7 +257,8 @@ impl Metrics {
                 "Always 1; the labels say what is running.",
                 &["version", "log_engine"],
             ),
-            registry: r.0,
+            described: r.described.into_inner(),
+            registry: r.registry,
         };
         metrics.start_at_zero(version, engine);
         Arc::new(metrics)
@@ -254,6 +286,32 @@ impl Metrics {
         for check in SECURITY_CHECKS {
             self.security_check_failures_total.with_label_values(&[check]);
         }
+    }
+
+    /// Every family that this process counts by itself.
+    pub fn described(&self) -> &[Described] {
+        &self.described
+    }
+
+    /// Names a project that exists, so that the decisions of its admission begin at zero.
+    pub fn know_project(&self, project_module: &str) {
+        for reason in beampipe_domain::admission::Skip::ALL.iter().map(|skip| skip.as_str()).chain(["none"]) {
+            self.execution_admitted_total.with_label_values(&[project_module, reason]);
+        }
+    }
+
+    /// Names what requests that match no route are counted as, so that not even the first makes a series.
+    pub fn know_unmatched(&self) {
+        for status in [404, 405] {
+            let labels = ["OTHER", UNMATCHED, exposition::status_word(status)];
+            self.api_requests_total.with_label_values(&labels);
+            self.api_request_duration_seconds.with_label_values(&labels);
+        }
+    }
+
+    /// Counts a request that matched no route, whatever its path and method: names from outside make no series.
+    pub fn unmatched(&self, status: u16, took: Duration) {
+        self.answered("OTHER", UNMATCHED, status, took);
     }
 
     /// Names a route that exists, so that its series is there before its first request.

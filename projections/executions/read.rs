@@ -242,13 +242,24 @@ impl Executions {
     /// What has not ended, oldest first.
     pub fn live(&self, which: Live<'_>, limit: u64) -> Result<Vec<Execution>, ReadModelError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // Each is a range of one index, however many have ended.
         let (wanted, word) = match which {
-            Live::All => ("?1 IS ?1", ""),
-            Live::Status(word) => ("+status = ?1", word),
-            Live::Submission(word) => ("submission_state = ?1", word),
+            Live::All => {
+                ("?1 IS ?1 AND status IN ('pending', 'running', 'awaiting_scheduler', 'retrying')", "")
+            }
+            Live::Status(word) => ("status = ?1 AND completed_at IS NULL", word),
+            Live::Submission(word) => ("submission_state = ?1 AND completed_at IS NULL", word),
         };
-        let sql =
-            select(&format!("WHERE {wanted} AND completed_at IS NULL ORDER BY created_position LIMIT ?2"));
+        let index = match which {
+            Live::All | Live::Status(_) => "executions_status",
+            Live::Submission(_) => "executions_live",
+        };
+        let columns = Execution::columns();
+        let sql = format!(
+            "SELECT {columns} FROM executions INDEXED BY {index} \
+             LEFT JOIN pinned_profiles USING (profile_id, profile_revision, profile_sha256) \
+             WHERE {wanted} ORDER BY created_position LIMIT ?2"
+        );
         self.0.all(&sql, (word, limit), Execution::from_row)
     }
 

@@ -1,6 +1,6 @@
 use beampipe_domain::execution::{
-    Artifact as Made, Axes, Command as C, Created, Execution as State, GraphPrepared, ManifestBuilt,
-    Observation, Receipt, RequestedSource, SubmissionStarted, Terminal, Translated,
+    Artifact as Made, Axes, Command as C, Created, Event as E, Execution as State, GraphPrepared,
+    ManifestBuilt, Observation, Receipt, RequestedSource, SubmissionStarted, Terminal, Translated,
 };
 use beampipe_domain::profile::{Deployment, RestRemote, Spec};
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ fn created(n: u128) -> C {
         ..Spec::default()
     };
     C::Create(Box::new(Created {
-        project_module: if n % 2 == 0 { "even".into() } else { "odd".into() },
+        project_module: if n.is_multiple_of(2) { "even".into() } else { "odd".into() },
         archive_name: "casda".into(),
         sources: vec![RequestedSource {
             source_id: id(500 + n % 3),

@@ -77,22 +77,31 @@ impl Jobs {
         self.0.all(&sql, window.bounds(), Job::from_row)
     }
 
-    /// Queued jobs that are due and need nothing but `capabilities`, the longest due first; of `kinds` if given.
+    /// Queued jobs that are due and need nothing but `capabilities`, the longest due first; of `kinds` if given, and of
+    /// no project in `without`.
     pub fn ready(
         &self,
         now: DateTime<Utc>,
         capabilities: &[String],
         kinds: Option<&[Kind]>,
+        without: &[String],
         limit: u64,
     ) -> Result<Vec<Job>, ReadModelError> {
-        let kinds: Vec<&str> = kinds.unwrap_or(Kind::ALL).iter().map(|kind| kind.as_str()).collect();
         let sql = select(
-            "WHERE status = 'queued' AND kind IN (SELECT value FROM json_each(?1)) AND next_run_at <= ?2 \
+            "WHERE status = 'queued' AND kind = ?1 AND next_run_at <= ?2 \
              AND (required_capability IS NULL OR required_capability IN (SELECT value FROM json_each(?3))) \
-             ORDER BY next_run_at, created_position LIMIT ?4",
+             AND (project_module IS NULL OR project_module NOT IN (SELECT value FROM json_each(?4))) \
+             ORDER BY next_run_at, created_position LIMIT ?5",
         );
-        let params = (json(&kinds), micros(now), json(&capabilities), clamp(limit));
-        self.0.all(&sql, params, Job::from_row)
+        // By kind, each in the order of its index: a long queue is not sorted to take a few from it.
+        let mut ready = vec![];
+        for kind in kinds.unwrap_or(Kind::ALL) {
+            let params = (kind.as_str(), micros(now), json(&capabilities), json(&without), clamp(limit));
+            ready.extend(self.0.all(&sql, params, Job::from_row)?);
+        }
+        ready.sort_by_key(|job| (job.next_run_at, job.created_position));
+        ready.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(ready)
     }
 
     /// When the next queued job is due, if there is one.

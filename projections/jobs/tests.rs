@@ -83,7 +83,7 @@ fn ready_is_what_is_due_and_within_the_capabilities() {
     let (jobs, folded) = then(&history);
     let ready = |now, capabilities: &[&str], kinds: Option<&[Kind]>| {
         let capabilities: Vec<String> = capabilities.iter().map(|c| (*c).to_owned()).collect();
-        let ready = jobs.ready(at(now), &capabilities, kinds, 9).unwrap();
+        let ready = jobs.ready(at(now), &capabilities, kinds, &[], 9).unwrap();
         ready.iter().map(|job| job.id.as_u128()).collect::<Vec<_>>()
     };
     assert_eq!(ready(10, &["dim", "tap"], None), [2, 3, 1], "the longest due first");
@@ -194,3 +194,13 @@ proptest! {
 }
 
 use beampipe_domain::Aggregate as _;
+
+#[test]
+fn a_job_that_was_handed_back_keeps_the_reason() {
+    let mut history = History::default();
+    let back = C::HandBack { claim_id: id(1), reason: "no translator".into(), next_run_at: at(30) };
+    given(&mut history, 1, [enqueue(Kind::Execute, None, 0), claim(1, None), back]);
+    let job = then(&history).0.get(id(1)).unwrap().unwrap();
+    assert_eq!((job.status.as_str(), job.attempts, job.next_run_at), ("queued", 0, at(30)));
+    assert_eq!(job.last_error.as_deref(), Some("no translator"));
+}

@@ -68,6 +68,14 @@ impl Shape {
             .unwrap_or(Ordering::Equal)
     }
 
+    /// A value for people. Hashes of passwords and tokens are for nobody.
+    fn show(&self, row: &[Value], index: usize) -> String {
+        match self.columns[index].as_str() {
+            "password_hash" | "secret_sha256" | "access_sha256" | "refresh_sha256" => "(private)".into(),
+            _ => show(&row[index]),
+        }
+    }
+
     fn difference(&self, row: &[Value], column: Option<usize>) -> Difference {
         let key: Vec<String> =
             self.key.iter().map(|index| format!("{}={}", self.columns[*index], show(&row[*index]))).collect();
@@ -96,8 +104,8 @@ pub(super) fn compare(served: &Connection, right: &Connection) -> Result<(u64, V
                 (Some(a), Some(b)) if shape.order(a, b).is_eq() => {
                     for index in (0..a.len()).filter(|index| a[*index] != b[*index]) {
                         differences.push(Difference {
-                            was: Some(show(&a[index])),
-                            should_be: Some(show(&b[index])),
+                            was: Some(shape.show(a, index)),
+                            should_be: Some(shape.show(b, index)),
                             ..shape.difference(a, Some(index))
                         });
                     }

@@ -10,7 +10,7 @@ pub enum State {
     CatchingUp,
     /// It has reached the end of the log and follows it.
     Live,
-    /// The file cannot be written for now; it goes on by itself.
+    /// The file cannot be written; it goes on by itself.
     Stalled { why: String },
     /// It cannot go on: an event of a newer release, or damage in the log.
     Stopped { why: String },

@@ -83,8 +83,11 @@ impl Writer<'_> {
     /// Applies a batch; while the disk is full, as often as it takes.
     fn apply(&mut self, batch: &Batch) -> Result<(), Interrupted> {
         let before = self.file().checkpoint();
+        let redaction = self.redaction_in(batch, before.position);
         loop {
-            match self.file().apply(&batch.envelopes) {
+            // Before the checkpoint passes the redaction: the process may end before the rows are built anew.
+            let marked = if redaction.is_some() { self.file().distrust() } else { Ok(()) };
+            match marked.and_then(|()| self.file().apply(&batch.envelopes)) {
                 Ok(wrote) => {
                     self.unpublished |= wrote;
                     break;
@@ -96,7 +99,10 @@ impl Writer<'_> {
                 Err(error) => self.stall(&error)?,
             }
         }
-        self.notice_redactions(batch, before.position);
+        if let Some(redaction) = redaction.filter(|position| *position > self.trusted) {
+            self.redacted = Some(redaction);
+            self.forget_redacted();
+        }
         if self.unpublished && (batch.caught_up || self.published.elapsed() >= PUBLISH_EVERY) {
             self.publish();
         }
@@ -221,7 +227,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn notice_redactions(&mut self, batch: &Batch, after: Position) {
+    /// The last redaction of what may be in the rows.
+    fn redaction_in(&self, batch: &Batch, after: Position) -> Option<Position> {
         let after = after.max(self.trusted);
         let mine = |stream: &str| self.slot.kind.categories.contains(&category(stream));
         let redactions = batch.envelopes.iter().filter(|envelope| match &envelope.event {
@@ -229,11 +236,7 @@ impl Writer<'_> {
             Event::LogRedacted(e) => e.stream.is_empty() || mine(&e.stream),
             _ => false,
         });
-        let last = redactions.map(|envelope| envelope.recorded.position).filter(|at| *at > after).max();
-        if last.is_some() {
-            self.redacted = last;
-            self.forget_redacted();
-        }
+        redactions.map(|envelope| envelope.recorded.position).filter(|at| *at > after).max()
     }
 
     /// Builds the rows anew if they have what was redacted since.

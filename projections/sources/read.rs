@@ -118,7 +118,7 @@ impl Sources {
         self.0.all(&sql, (project, clamp(limit)), Source::from_row)
     }
 
-    /// Enabled sources that are to be looked for now: those that a person asked for, then those never looked for, then
+    /// Enabled sources whose look is due: those that a person asked for, then those never looked for, then
     /// those that are stale or whose last look failed, each the longest waiting first.
     pub fn due_for_discovery(
         &self,
@@ -129,51 +129,32 @@ impl Sources {
         let Staleness { now, default_stale_hours, retry_minutes } = staleness;
         let stale = micros(now - hours(default_stale_hours));
         let failed = micros(now - Duration::minutes(retry_minutes));
-        // Each of these is a range of one index: what is not due is not looked at.
-        let asked: [(&str, i64); 7] = [
-            (
-                "discovery_requested_at <= ?2 AND enabled = 1 AND removed = 0 ORDER BY discovery_requested_at",
-                micros(now),
-            ),
-            (
-                "stale_after_hours IS NULL AND enabled = 1 AND removed = 0 AND last_outcome IS NULL AND ?2 IS ?2 ORDER BY created_position",
-                0,
-            ),
-            (OWN_STALENESS, micros(now)),
-            (BY_OUTCOME, stale),
-            (BY_OUTCOME, stale),
-            (BY_OUTCOME, stale),
-            (BY_OUTCOME, failed),
-        ];
-        let outcomes: [&[&str]; 7] = [
-            &[],
-            &[],
-            &[],
-            &["changed"],
-            &["unchanged"],
-            &["no_datasets"],
-            &["error", "timeout", "tap_skipped"],
-        ];
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut due: Vec<Source> = vec![];
-        for ((wanted, until), outcomes) in asked.into_iter().zip(outcomes) {
-            let words: &[&str] = if outcomes.is_empty() { &[""] } else { outcomes };
-            for word in words {
-                let room = limit.saturating_sub(due.len() as u64);
-                if room == 0 {
-                    return Ok(due);
-                }
-                let sql = select(&format!(
-                    "WHERE project_module = ?1 AND ?4 IS ?4 AND ?5 IS ?5 AND {wanted} LIMIT ?3"
-                ));
-                let own_retry = failed;
-                let found =
-                    self.0.all(&sql, (project, until, clamp(limit), word, own_retry), Source::from_row)?;
-                for source in found {
-                    if due.len() < usize::try_from(limit).unwrap_or(usize::MAX)
-                        && !due.iter().any(|known| known.id == source.id)
-                    {
-                        due.push(source);
-                    }
+        // Each of these is a range of one index: what is not due is not looked at.
+        for (wanted, outcome, until) in [
+            (REQUESTED, "", micros(now)),
+            (NEVER_SEEN, "", micros(now)),
+            (OWN_STALENESS, "", micros(now)),
+            (BY_OUTCOME, "changed", stale),
+            (BY_OUTCOME, "unchanged", stale),
+            (BY_OUTCOME, "no_datasets", stale),
+            (BY_OUTCOME, "error", failed),
+            (BY_OUTCOME, "timeout", failed),
+            (BY_OUTCOME, "tap_skipped", failed),
+        ] {
+            if due.len() >= limit {
+                break;
+            }
+            // Every text uses every parameter, whether or not it depends on it.
+            let sql = select(&format!(
+                "WHERE project_module = ?1 AND ?2 IS ?2 AND ?4 IS ?4 AND ?5 IS ?5 AND enabled = 1 AND removed = 0 \
+                 AND {wanted} LIMIT ?3"
+            ));
+            let most = i64::try_from(limit).unwrap_or(i64::MAX);
+            for source in self.0.all(&sql, (project, until, most, outcome, failed), Source::from_row)? {
+                if due.len() < limit && due.iter().all(|known| known.id != source.id) {
+                    due.push(source);
                 }
             }
         }
@@ -190,10 +171,15 @@ impl Sources {
     }
 }
 
-const BY_OUTCOME: &str = "enabled = 1 AND removed = 0 AND stale_after_hours IS NULL AND last_outcome = ?4 \
-     AND last_attempted_at <= ?2 ORDER BY last_attempted_at";
+const REQUESTED: &str = "discovery_requested_at <= ?2 ORDER BY discovery_requested_at";
 
-const OWN_STALENESS: &str = "enabled = 1 AND removed = 0 AND stale_after_hours IS NOT NULL \
+const NEVER_SEEN: &str =
+    "stale_after_hours IS NULL AND last_outcome IS NULL ORDER BY last_attempted_at, created_position";
+
+const BY_OUTCOME: &str =
+    "stale_after_hours IS NULL AND last_outcome = ?4 AND last_attempted_at <= ?2 ORDER BY last_attempted_at";
+
+const OWN_STALENESS: &str = "stale_after_hours IS NOT NULL \
      AND (last_attempted_at IS NULL OR last_attempted_at <= CASE \
           WHEN last_outcome IN ('error', 'timeout', 'tap_skipped') THEN ?5 \
           ELSE ?2 - CAST(stale_after_hours * 3600000000.0 AS INTEGER) END) \

@@ -101,7 +101,7 @@ impl Asked {
         follow::check(&api, &selection).await?;
         match media {
             Media::Page => page::answer(&api, &selection, &uri).await,
-            Media::Sse | Media::Ndjson => follow::answer(&api, caller, selection, media),
+            Media::Sse | Media::Ndjson => follow::answer(&api, caller, selection, media).await,
         }
     }
 }

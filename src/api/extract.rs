@@ -120,6 +120,9 @@ pub fn unfit(field: &str, error: &serde_json::Error) -> Problem {
     } else {
         "see docs/api.md for this route's fields".to_owned()
     };
+    // serde repeats the value that does not fit.
+    let secret = ["password", "token", "secret"].iter().any(|word| field.contains(word));
+    let message = if secret && message.contains("expected ") { "does not fit".to_owned() } else { message };
     Problem::fields("invalid-body", vec![FieldError::new(field, message).hint(hint)])
 }
 

@@ -64,6 +64,9 @@ fn observe(api: &Api) {
         api.metrics.projection_lag_events.with_label_values(&label).set(signed(one.lag_events));
     }
     let gauges = api.models.gauges();
+    for project in gauges.projects.paused.keys() {
+        api.metrics.know_project(project);
+    }
     let mut pools: BTreeMap<&str, i64> = BTreeMap::new();
     for (pool, _) in gauges.workers.by_pool_status.keys() {
         pools.entry(pool).or_default();

@@ -169,6 +169,20 @@ async fn enqueue(
     if matches!(kind, Some(Kind::Execute | Kind::DimPoll)) && order.execution_id.is_none() {
         errors.push(FieldError::new("execution_id", "is missing").hint("this kind works on an execution"));
     }
+    match kind {
+        Some(Kind::DiscoverBatch) => {
+            if let Err(error) = serde_json::from_value::<crate::work::jobs::discover::Order>(payload.clone())
+            {
+                errors.push(FieldError::new("payload", error.to_string()).hint(
+                    "{project_module, source_ids: [uuid, …]}; POST /sources/discover takes identifiers",
+                ));
+            }
+        }
+        Some(kind @ (Kind::SlurmPollTick | Kind::AlertEvaluatorTick)) => {
+            errors.push(FieldError::new("kind", format!("this release does no {kind} jobs")));
+        }
+        _ => {}
+    }
     let mut project_of_execution = None;
     if let Some(execution) = order.execution_id {
         let loaded = api.handle.load::<Execution>(&execution.to_string()).await?;

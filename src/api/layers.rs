@@ -57,10 +57,14 @@ pub async fn count(State(api): State<Api>, request: Request, next: Next) -> Resp
     let method = method_word(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    let route = matched.map_or_else(|| "unmatched".to_owned(), |matched| label(matched.as_str()));
-    // A method that a path does not take makes no series of its own either.
-    let method = if response.status() == 405 { "OTHER" } else { method };
-    api.metrics.answered(method, &route, response.status().as_u16(), start.elapsed());
+    let (status, took) = (response.status().as_u16(), start.elapsed());
+    match matched {
+        // A method that a path does not take matches nothing either.
+        Some(matched) if status != 405 => {
+            api.metrics.answered(method, &label(matched.as_str()), status, took);
+        }
+        _ => api.metrics.unmatched(status, took),
+    }
     response
 }
 

@@ -178,20 +178,20 @@ async fn check_project(
     is_default: Option<bool>,
     errors: &mut Vec<FieldError>,
 ) -> Result<(), Problem> {
-    match &spec.project_module {
-        Some(module) => {
-            if api.handle.load::<Project>(module).await?.state.active.is_none() {
-                errors.push(
-                    FieldError::new("project_module", format!("project {module:?} has no configuration"))
-                        .hint("upload one with POST /project-configs, or null for every project"),
-                );
-            }
+    let Some(module) = &spec.project_module else {
+        if is_default == Some(true) {
+            errors.push(
+                FieldError::new("is_default", "a default needs a project")
+                    .hint("name project_module, or send false"),
+            );
         }
-        None if is_default == Some(true) => errors.push(
-            FieldError::new("is_default", "a default needs a project")
-                .hint("name project_module, or send false"),
-        ),
-        None => {}
+        return Ok(());
+    };
+    if api.handle.load::<Project>(module).await?.state.active.is_none() {
+        errors.push(
+            FieldError::new("project_module", format!("project {module:?} has no configuration"))
+                .hint("upload one with POST /project-configs, or null for every project"),
+        );
     }
     Ok(())
 }

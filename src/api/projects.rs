@@ -21,7 +21,7 @@ use super::extract::{Body, Name, Params, media_type, receive};
 use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 use crate::project::validate::validate_spec;
-use crate::project::{ProjectConfig, ValidationReport, validate};
+use crate::project::{Diagnostic, ProjectConfig, Severity, ValidationReport, graph, validate};
 
 /// How many configurations are kept as they are used.
 const KEPT: usize = 256;
@@ -197,6 +197,10 @@ async fn upload(State(api): State<Api>, caller: Caller, request: Request) -> Res
             .with("spec_sha256", &report.spec_sha256)
             .errors(&report.errors));
     };
+    let mut report = report;
+    if let Some(config) = &validation.config {
+        report.warnings.extend(graph_warnings(&api, config).await);
+    }
     let module = report.project_id.clone();
     let upload = Command::UploadConfig {
         project_module: module.clone(),
@@ -211,6 +215,36 @@ async fn upload(State(api): State<Api>, caller: Caller, request: Request) -> Res
         body["uuid"] = json!(beampipe_domain::id::config(&module, *version));
     }
     Ok((StatusCode::CREATED, Json(body)).into_response())
+}
+
+/// What is wrong with the graph as this process sees it. A warning, because a worker may see another directory; a URL is
+/// not fetched for somebody who only uploads its name.
+async fn graph_warnings(api: &Api, config: &ProjectConfig) -> Vec<Diagnostic> {
+    let warning = |path: &str, code: &str, message: String, hint: &str| Diagnostic {
+        path: path.to_owned(),
+        severity: Severity::Warning,
+        code: code.to_owned(),
+        message,
+        hint: Some(hint.to_owned()),
+    };
+    let graph = match graph::load_file(&config.graph, &api.settings.graph_dir).await {
+        None => return vec![],
+        Some(Ok(graph)) => graph,
+        Some(Err(error)) => {
+            let hint = "executions wait or fail until it is there; relative paths start at work.graph_dir";
+            return vec![warning("graph.path", "graph_not_usable", error.to_string(), hint)];
+        }
+    };
+    let nodes = graph.value()["nodeDataArray"].as_array().cloned().unwrap_or_default();
+    let named = |name: &str| nodes.iter().filter(|node| node["name"] == name).count();
+    let patches = config.graph_patches.iter().enumerate();
+    let missing = patches.filter(|(_, patch)| named(&patch.target.equals) != 1).map(|(index, patch)| {
+        let message =
+            format!("the graph has {} nodes `{}`", named(&patch.target.equals), patch.target.equals);
+        let path = format!("graph_patches[{index}].match.equals");
+        warning(&path, "patch_target", message, "name a node that is there once")
+    });
+    missing.collect()
 }
 
 #[derive(Deserialize)]

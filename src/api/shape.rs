@@ -2,11 +2,11 @@
 //!
 //! Every field that a client may look for is there, null when it is unknown.
 
-/// Executions.
+// Executions.
 pub mod execution;
-/// What a backend was seen to do with an execution.
+// What a backend was seen to do with an execution.
 pub mod run_record;
-/// Sources.
+// Sources.
 pub mod source;
-/// What something waits for.
+// What something waits for.
 pub mod why;

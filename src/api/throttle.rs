@@ -1,4 +1,4 @@
-//! Slows down whoever tries many logins: so many a minute for one user name, and for one address.
+//! Slows down whoever tries many logins: so many a minute for one user name from one address, and for one address.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -17,7 +17,7 @@ const KEPT: usize = 10_000;
 
 /// The attempts of the last minute.
 pub struct Throttle {
-    by_user: Limiter<String>,
+    by_user: Limiter<(String, Option<IpAddr>)>,
     by_address: Limiter<Option<IpAddr>>,
 }
 
@@ -48,8 +48,9 @@ impl Throttle {
         if let Err(not_until) = self.by_address.check_key(&address) {
             wait = wait.max(Some(not_until.wait_time_from(now)));
         }
-        let username = username.chars().take(200).collect::<String>().to_lowercase();
-        if let Err(not_until) = self.by_user.check_key(&username) {
+        // By name and address together: nobody locks somebody else out from where they are.
+        let user = (username.chars().take(200).collect::<String>().to_lowercase(), address);
+        if let Err(not_until) = self.by_user.check_key(&user) {
             wait = wait.max(Some(not_until.wait_time_from(now)));
         }
         match wait {

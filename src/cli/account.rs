@@ -1,15 +1,22 @@
 //! `account`: who may come in. Passwords are typed or piped in, never arguments: those are seen by every process.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
+use beampipe_domain::account::{Account, Command};
+use beampipe_log::Log;
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::path;
+use super::files::LogFile;
 use super::out::{Column, remark};
 use super::{Context, Outcome};
+use crate::auth;
+use crate::clock::Clock;
+use crate::handle::{self, Handle};
 
 const ACCOUNTS: &[Column] = &[
     ("USERNAME", "username"),
@@ -49,7 +56,7 @@ impl Role {
 #[derive(Debug, Subcommand)]
 #[expect(private_interfaces, reason = "roles are words of the command line only")]
 pub enum Verb {
-    /// Create an account; the password is asked for [API]
+    /// Create an account; the password is asked for (API)
     Create {
         username: String,
         #[arg(long, value_enum, default_value = "viewer")]
@@ -62,22 +69,28 @@ pub enum Verb {
         #[arg(long)]
         generate: bool,
     },
-    /// The accounts [API]
+    /// The accounts (API)
     List,
-    /// Disable an account, its sessions and its keys [API]
+    /// Disable an account, its sessions and its keys (API)
     Disable {
         username: String,
         #[arg(long, default_value = "disabled from the command line")]
         reason: String,
     },
-    /// Set a password; it is asked for [API]
+    /// Set a password; it is asked for (API)
     Password {
         username: String,
         /// Let the service draw a password and print it, once.
         #[arg(long)]
         generate: bool,
     },
-    /// API keys of the account that asks [API]
+    /// Draw a new password while the service is stopped, for whoever has lost the last one (files)
+    Recover {
+        username: String,
+        #[command(flatten)]
+        log: LogFile,
+    },
+    /// API keys of the account that asks (API)
     #[command(subcommand)]
     Key(Key),
 }
@@ -85,7 +98,7 @@ pub enum Verb {
 #[derive(Debug, Subcommand)]
 #[expect(private_interfaces, reason = "roles are words of the command line only")]
 pub enum Key {
-    /// Issue a key; it is shown this once [API]
+    /// Issue a key; it is shown this once (API)
     Issue {
         /// What the key is for.
         name: String,
@@ -96,16 +109,24 @@ pub enum Key {
         #[arg(long, value_name = "TIME")]
         expires_at: Option<chrono::DateTime<chrono::Utc>>,
     },
-    /// The keys, without their secrets [API]
+    /// The keys, without their secrets (API)
     List,
-    /// Revoke a key; an administrator may revoke anybody's [API]
-    Revoke { key: Uuid },
+    /// Revoke a key; an administrator may revoke anybody's (API)
+    Revoke {
+        #[arg(value_name = "KEY")]
+        key_id: Uuid,
+    },
 }
 
 impl Verb {
     pub async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        if let Self::Recover { username, log } = &self {
+            shown_once(context, &recover(username, log).await?)?;
+            return Ok(Outcome::Done);
+        }
         let client = context.client()?;
         match self {
+            Self::Recover { .. } => {}
             Self::Create { username, role, name, email, generate } => {
                 let mut body =
                     json!({"username": username, "role": role.word(), "name": name, "email": email});
@@ -128,6 +149,22 @@ impl Verb {
     }
 }
 
+/// Whoever may write the log's file is trusted with it: there is nobody else to ask.
+async fn recover(username: &str, file: &LogFile) -> anyhow::Result<Value> {
+    let clock = Clock::system();
+    let log: Arc<dyn Log> = Arc::new(file.writable()?);
+    let handle = Handle::new(log.clone(), clock.clone());
+    let password = auth::draw_password(&clock);
+    let password_hash = auth::Passwords::new(&clock).hash(&clock, password.clone()).await?;
+    let context = handle::Context::system(&clock, "cli/recover");
+    let account = beampipe_domain::id::account(username).to_string();
+    let changed =
+        handle.handle::<Account>(&account, &context, Command::ChangePassword { password_hash }).await;
+    log.close().await;
+    changed?;
+    Ok(json!({"username": username, "password": password}))
+}
+
 impl Key {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client()?;
@@ -137,8 +174,8 @@ impl Key {
                 shown_once(context, &client.post("/api-keys", &body).await?)?;
             }
             Self::List => context.out.list(&client.get("/api-keys", &[]).await?, KEYS)?,
-            Self::Revoke { key } => {
-                client.delete(&path(["api-keys", &key.to_string()])).await?;
+            Self::Revoke { key_id } => {
+                client.delete(&path(["api-keys", &key_id.to_string()])).await?;
             }
         }
         Ok(())

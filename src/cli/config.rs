@@ -10,7 +10,7 @@ use crate::config;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Print every value with where it comes from [files]
+    /// Print every value with where it comes from (files)
     Explain {
         /// The service's configuration file.
         #[arg(long, env = "BEAMPIPE_CONFIG")]

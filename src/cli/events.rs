@@ -16,7 +16,7 @@ const CONTEXT: usize = 20;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Follow events as they happen [API]
+    /// Follow events as they happen (API)
     Follow(Follow),
 }
 

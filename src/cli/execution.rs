@@ -34,7 +34,7 @@ const ARTIFACTS: &[Column] = &[
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// The executions, newest first [API]
+    /// The executions, newest first (API)
     List {
         #[arg(long)]
         project: Option<String>,
@@ -45,11 +45,11 @@ pub enum Verb {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=500))]
         items_per_page: u64,
     },
-    /// One execution [API]
+    /// One execution (API)
     Show { id: Uuid },
-    /// Ask for an execution [API]
+    /// Ask for an execution (API)
     Create(Create),
-    /// Begin the work on an execution [API]
+    /// Begin the work on an execution (API)
     Execute {
         id: Uuid,
         /// Do not build manifest and graph: they are there.
@@ -59,21 +59,21 @@ pub enum Verb {
         #[arg(long)]
         no_submit: bool,
     },
-    /// Ask for the end of an execution [API]
+    /// Ask for the end of an execution (API)
     Cancel {
         id: Uuid,
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Open the next attempt of an execution that ended [API]
+    /// Open the next attempt of an execution that ended (API)
     Retry {
         id: Uuid,
         #[arg(long)]
         reason: String,
     },
-    /// Give up an uncertain submission, whatever may run outside [API]
+    /// Give up an uncertain submission, whatever may run outside (API)
     Abandon(Abandon),
-    /// The artifacts of an execution, or the bytes of one [API]
+    /// The artifacts of an execution, or the bytes of one (API)
     Artifacts {
         id: Uuid,
         /// Write this artifact's bytes instead.
@@ -83,7 +83,7 @@ pub enum Verb {
         #[arg(long, value_name = "FILE", requires = "get")]
         to: Option<PathBuf>,
     },
-    /// What the backends said of an execution: submission, observations, end [API]
+    /// What the backends said of an execution: submission, observations, end (API)
     RunRecord { id: Uuid },
 }
 

@@ -19,12 +19,12 @@ use crate::codec;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Check every hash, chain, position and redaction [files]
+    /// Check every hash, chain, position and redaction (files)
     Verify {
         #[command(flatten)]
         log: LogFile,
     },
-    /// Write every event as a line of JSON, private fields and all [files]
+    /// Write every event as a line of JSON, private fields and all (files)
     Export {
         /// The file to write, or `-` for standard output.
         #[arg(default_value = "-")]
@@ -35,7 +35,7 @@ pub enum Verb {
         #[arg(long, default_value_t = 0, value_name = "POSITION")]
         after: u64,
     },
-    /// Take an export over into a log that is empty or a beginning of it [files]
+    /// Take an export over into a log that is empty or a beginning of it (files)
     Import {
         /// The file to read, or `-` for standard input.
         #[arg(default_value = "-")]
@@ -43,7 +43,7 @@ pub enum Verb {
         #[command(flatten)]
         log: LogFile,
     },
-    /// Remove the data of one event for ever; its proof stays [files]
+    /// Remove the data of one event for ever; its proof stays (files)
     Redact(Redact),
 }
 
@@ -124,7 +124,10 @@ async fn export(context: &Context, file: &Path, log: &LogFile, after: u64) -> an
         done
     } else {
         let cannot = || format!("cannot write {}", file.display());
-        let mut out = tokio::fs::File::create_new(file).await.with_context(cannot)?;
+        // Hashes of passwords are in it.
+        let mut options = tokio::fs::OpenOptions::new();
+        let mut out =
+            options.write(true).create_new(true).mode(0o600).open(file).await.with_context(cannot)?;
         let done = ndjson::export(&*log, after, &mut out, &mut progress).await?;
         out.sync_all().await.with_context(cannot)?;
         done

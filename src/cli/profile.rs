@@ -23,16 +23,16 @@ const COLUMNS: &[Column] = &[
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// The profiles [API]
+    /// The profiles (API)
     List,
-    /// One profile [API]
+    /// One profile (API)
     Show {
         #[arg(value_parser = names::profile, value_name = "NAME|UUID")]
         profile: Uuid,
     },
-    /// Create a profile from JSON or YAML [API]
+    /// Create a profile from JSON or YAML (API)
     Create { file: PathBuf },
-    /// Remove a profile that nothing uses [API]
+    /// Remove a profile that nothing uses (API)
     Remove {
         #[arg(value_parser = names::profile, value_name = "NAME|UUID")]
         profile: Uuid,

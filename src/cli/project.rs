@@ -12,37 +12,37 @@ use crate::project::{Diagnostic, Validation, explain, validate};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Say everything that is wrong with a configuration [files]
+    /// Say everything that is wrong with a configuration (files)
     Validate { file: PathBuf },
-    /// Say what a configuration would do for a source: queries, limits, patches [files]
+    /// Say what a configuration would do for a source: queries, limits, patches (files)
     Explain {
         file: PathBuf,
         /// The source; an example if left out.
         #[arg(long, value_name = "ID", default_value = "EXAMPLE-1")]
         source: String,
     },
-    /// Upload a configuration; it becomes the active one [API]
+    /// Upload a configuration; it becomes the active one (API)
     Add { file: PathBuf },
-    /// The projects and their active versions [API]
+    /// The projects and their active versions (API)
     List,
-    /// Admit nothing of a project any more; what runs goes on [API]
+    /// Admit nothing of a project any more; what runs goes on (API)
     Pause {
         module: String,
         #[arg(long, default_value = "paused from the command line")]
         reason: String,
     },
-    /// Admit again [API]
+    /// Admit again (API)
     Resume { module: String },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Admission {
-    /// Admit nothing of any project any more; what runs goes on [API]
+    /// Admit nothing of any project any more; what runs goes on (API)
     Pause {
         #[arg(long, default_value = "paused from the command line")]
         reason: String,
     },
-    /// Admit again [API]
+    /// Admit again (API)
     Resume,
 }
 

@@ -33,11 +33,11 @@ const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// The read models of the service, and how far they are [API]
+    /// The read models of the service, and how far they are (API)
     List,
-    /// Fold read models again, beside the old ones, which go on answering [API], or --offline [files]
+    /// Fold read models again, beside the old ones, which go on answering (API), or --offline (files)
     Rebuild(Rebuild),
-    /// Fold the log again and compare every row; a service may be running [files]
+    /// Fold the log again and compare every row; a service may be running (files)
     Verify {
         #[command(flatten)]
         log: LogFile,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
 use super::Outcome;
@@ -42,6 +43,11 @@ impl Serve {
         config.http.listen = self.listen.unwrap_or(config.http.listen);
         config.metrics.listen = self.metrics_listen.unwrap_or(config.metrics.listen);
         telemetry::init(&config.telemetry)?;
+        // Wherever the service is started from, a relative path means the same from here on.
+        let graphs = &mut config.work.graph_dir;
+        *graphs = std::fs::canonicalize(&*graphs)
+            .with_context(|| format!("work.graph_dir {} cannot be used", graphs.display()))?;
+        tracing::info!(graph_dir = %graphs.display(), "graphs are read from here");
         app::serve(config).await?;
         Ok(Outcome::Done)
     }

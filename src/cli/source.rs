@@ -26,7 +26,7 @@ const BULK: usize = 1000;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// The sources, newest first [API]
+    /// The sources, newest first (API)
     List {
         #[arg(long)]
         project: Option<String>,
@@ -35,7 +35,7 @@ pub enum Verb {
         #[arg(long, default_value_t = 0)]
         offset: u64,
     },
-    /// Register sources [API]
+    /// Register sources (API)
     Add {
         project: String,
         #[arg(required = true, value_name = "ID")]
@@ -44,29 +44,29 @@ pub enum Verb {
         #[arg(long)]
         disabled: bool,
     },
-    /// Register the sources of a file: one identifier a line, or CSV with a column source_identifier [API]
+    /// Register the sources of a file: one identifier a line, or CSV with a column source_identifier (API)
     Import {
         project: String,
         /// The file, or `-` for standard input.
         file: PathBuf,
     },
-    /// One source [API]
+    /// One source (API)
     Show {
         #[arg(value_parser = names::source, value_name = "PROJECT/ID|UUID")]
         source: Uuid,
     },
-    /// Ask for discovery: of the sources that are named, or of the whole project [API]
+    /// Ask for discovery: of the sources that are named, or of the whole project (API)
     Discover {
         project: String,
         #[arg(value_name = "ID")]
         identifiers: Vec<String>,
     },
-    /// Remove a source; its events stay [API]
+    /// Remove a source; its events stay (API)
     Remove {
         #[arg(value_parser = names::source, value_name = "PROJECT/ID|UUID")]
         source: Uuid,
     },
-    /// Whether a source is ready to be run, and what is in the way [API]
+    /// Whether a source is ready to be run, and what is in the way (API)
     Status {
         #[arg(value_parser = names::source, value_name = "PROJECT/ID|UUID")]
         source: Uuid,

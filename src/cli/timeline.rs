@@ -17,20 +17,20 @@ mod live;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Of an execution [API]
+    /// Of an execution (API)
     Execution {
         id: Uuid,
         #[command(flatten)]
         how: How,
     },
-    /// Of a source [API]
+    /// Of a source (API)
     Source {
         #[arg(value_parser = names::source, value_name = "PROJECT/ID|UUID")]
         id: Uuid,
         #[command(flatten)]
         how: How,
     },
-    /// Of all sources of a project: what each is doing, and how far it is [API]
+    /// Of all sources of a project: what each is doing, and how far it is (API)
     Project(live::Project),
 }
 

@@ -32,7 +32,7 @@ const WORKERS: &[Column] = &[
 
 #[derive(Debug, Subcommand)]
 pub enum Job {
-    /// The jobs, newest first [API]
+    /// The jobs, newest first (API)
     List {
         #[arg(long, value_parser = ["queued", "running", "completed", "dead_lettered"])]
         status: Option<String>,
@@ -43,7 +43,7 @@ pub enum Job {
         #[arg(long, default_value_t = 0)]
         offset: u64,
     },
-    /// Put a dead letter back into the queue [API]
+    /// Put a dead letter back into the queue (API)
     Requeue {
         id: Uuid,
         #[arg(long, default_value = "requeued from the command line")]
@@ -53,19 +53,19 @@ pub enum Job {
 
 #[derive(Debug, Subcommand)]
 pub enum Worker {
-    /// The workers [API]
+    /// The workers (API)
     List {
         /// Also those that have stopped.
         #[arg(long)]
         include_stopped: bool,
     },
-    /// Let a worker finish what it has and claim nothing new [API]
+    /// Let a worker finish what it has and claim nothing new (API)
     Drain {
         id: String,
         #[arg(long, default_value = "drained from the command line")]
         reason: String,
     },
-    /// Let it claim again [API]
+    /// Let it claim again (API)
     Resume { id: String },
 }
 

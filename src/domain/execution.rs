@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 use crate::{Aggregate, Rejection};
 
+mod abandon;
 mod event;
+pub use abandon::Abandonment;
 pub use event::*;
 
 /// What an execution was created as, and what holds in every state.
@@ -151,16 +153,6 @@ pub enum Command {
     Retry {
         reason: String,
     },
-}
-
-/// A person's word that a lost hand-over is to be given up, with what the person believes the state to be.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Abandonment {
-    pub reason: String,
-    pub acknowledged: bool,
-    pub expected_submission_state: String,
-    pub expected_session_id: Option<Uuid>,
-    pub expected_deadline_at: Option<DateTime<Utc>>,
 }
 
 impl Execution {
@@ -359,7 +351,7 @@ impl Aggregate for Execution {
             (
                 Self::Submitting { facts, submission, .. } | Self::Uncertain { facts, submission, .. },
                 C::Abandon(word),
-            ) => abandon(self, facts, submission, word),
+            ) => abandon::decide(self, facts, submission, word),
             (_, C::Abandon(_)) => Err(Rejection::new(
                 "nothing-to-abandon",
                 "only a submission that is in flight or uncertain can be abandoned",
@@ -581,50 +573,6 @@ fn unless(known: bool, event: Event) -> Result<Vec<Event>, Rejection> {
 
 fn cancelled(facts: &Facts, terminal: Option<Terminal>) -> Cancelled {
     Cancelled { attempt: facts.attempt, terminal, source_identifiers: facts.source_identifiers.clone() }
-}
-
-fn abandon(
-    state: &Execution,
-    facts: &Facts,
-    submission: &Submission,
-    word: Abandonment,
-) -> Result<Vec<Event>, Rejection> {
-    let refuse = |field: &str, actual: String| {
-        Err(Rejection::new(
-            "abandonment-outdated",
-            format!("{field} is {actual} now; look again before abandoning"),
-        ))
-    };
-    if !word.acknowledged {
-        return Err(Rejection::new(
-            "not-acknowledged",
-            "acknowledge_external_job_may_exist has to be true: what was handed over may still run",
-        ));
-    }
-    if word.expected_submission_state != state.submission_state() {
-        return refuse("submission_state", state.submission_state().to_owned());
-    }
-    if word.expected_session_id != Some(submission.session_id) {
-        return refuse("daliuge_session_id", submission.session_id.to_string());
-    }
-    if word.expected_deadline_at != submission.deadline_at {
-        return refuse("submission_deadline_at", format!("{:?}", submission.deadline_at));
-    }
-    let error = format!("the submission was abandoned: {}", word.reason);
-    Ok(vec![
-        Event::SubmissionAbandoned(SubmissionAbandoned {
-            attempt: facts.attempt,
-            session_id: submission.session_id,
-            reason: word.reason,
-        }),
-        Event::Failed(Failed {
-            attempt: facts.attempt,
-            failure_class: "inconsistent_state".into(),
-            error,
-            terminal: None,
-            source_identifiers: facts.source_identifiers.clone(),
-        }),
-    ])
 }
 
 #[cfg(test)]

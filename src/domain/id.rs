@@ -43,9 +43,12 @@ pub fn requested(route: &str, caller: &str, key: &str) -> Uuid {
     derive("request", &[route.as_bytes(), caller.as_bytes(), key.as_bytes()])
 }
 
-/// An execution that admission makes of a source at a revision of its stream.
-pub fn admitted(source: Uuid, revision: u64) -> Uuid {
-    derive("admission", &[source.as_bytes(), &revision.to_be_bytes()])
+/// An execution that admission makes of a source, where the last leaf of its stream is `leaf`.
+///
+/// Leaves are salted, so two installations that run the same survey on one manager never name their sessions alike: the one
+/// would find the other's, ended, and take it for its own.
+pub fn admitted(source: Uuid, leaf: &[u8]) -> Uuid {
+    derive("admission", &[source.as_bytes(), leaf])
 }
 
 /// The session that an attempt of an execution runs in, on whatever backend: the name that fences it.

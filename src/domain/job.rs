@@ -8,7 +8,8 @@
 //!
 //! Invariants: only the present claim settles a job (`a_lost_lease_settles_nothing`); a live claim is taken over only by
 //! naming it (`a_takeover_names_the_claim_it_replaces`); a job fails at most `max_attempts` times before it is a dead
-//! letter (`attempts_are_bounded`).
+//! letter (`attempts_are_bounded`). A lost worker is no failed attempt, as it says nothing of the job; but a job that many
+//! workers were lost on is taken for what kills them (`a_job_that_kills_its_workers_is_a_dead_letter`).
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -146,7 +147,12 @@ pub struct Facts {
     pub order: Enqueued,
     /// Attempts that were begun and neither handed back nor forgiven by a requeue.
     pub attempts: u32,
+    /// Workers that were lost on it since it was enqueued or requeued.
+    pub lost: u32,
 }
+
+/// Workers may be lost on a job this often, or ten times as often as it may fail.
+const MAX_LOST: u32 = 50;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Job {
@@ -221,16 +227,12 @@ impl Aggregate for Job {
                 if taken_from != Some(*present) {
                     return Err(Rejection::new("job-claimed", "another worker has claimed it"));
                 }
-                if facts.attempts >= facts.order.max_attempts {
-                    let error = format!("{} workers were lost on it", facts.attempts);
+                if facts.lost >= MAX_LOST.max(facts.order.max_attempts.saturating_mul(10)) {
+                    let error = format!("{} workers were lost on it", facts.lost + 1);
                     return Ok(vec![Event::DeadLettered(DeadLettered { attempts: facts.attempts, error })]);
                 }
-                Ok(vec![Event::Claimed(Claimed {
-                    worker_id,
-                    claim_id,
-                    attempt: facts.attempts + 1,
-                    taken_from,
-                })])
+                let attempt = facts.attempts;
+                Ok(vec![Event::Claimed(Claimed { worker_id, claim_id, attempt, taken_from })])
             }
             (Self::Done { .. } | Self::Dead { .. }, C::Claim { .. }) => {
                 Err(Rejection::new("job-ended", "the job has ended"))
@@ -276,10 +278,11 @@ impl Aggregate for Job {
         match event {
             Event::Enqueued(order) => Self::Queued {
                 next_run_at: order.next_run_at,
-                facts: Facts { order: order.clone(), attempts: 0 },
+                facts: Facts { order: order.clone(), attempts: 0, lost: 0 },
             },
             Event::Claimed(e) => {
                 facts.attempts = e.attempt;
+                facts.lost += u32::from(e.taken_from.is_some());
                 Self::Claimed { facts, worker_id: e.worker_id.clone(), claim_id: e.claim_id }
             }
             Event::HandedBack(e) => {
@@ -293,16 +296,21 @@ impl Aggregate for Job {
             Event::DeadLettered(e) => Self::Dead { facts, error: e.error.clone() },
             Event::Requeued(e) => {
                 facts.attempts = 0;
+                facts.lost = 0;
                 Self::Queued { facts, next_run_at: e.next_run_at }
             }
         }
     }
 
-    fn tags(&self, _id: &str, _event: &Event) -> Vec<String> {
+    fn tags(&self, _id: &str, event: &Event) -> Vec<String> {
         let Some(facts) = self.facts() else { return vec![] };
         let scope = facts.order.project_module.as_ref();
         let mut tags =
             vec![scope.map_or_else(|| INSTALLATION.to_owned(), |project| format!("project:{project}"))];
+        // An execution's history ends with its own last event: that the job which watched it has ended too is no news.
+        if matches!(event, Event::Completed(_)) {
+            return tags;
+        }
         tags.extend(facts.order.execution_id.map(|id| format!("execution:{id}")));
         tags
     }
@@ -380,6 +388,28 @@ mod tests {
         };
         let job = given::<Job>([enqueue(), claim(1, None), back]);
         assert_eq!(job.facts().unwrap().attempts, 0);
+    }
+
+    #[test]
+    fn a_job_that_kills_its_workers_is_a_dead_letter() {
+        let mut job = given::<Job>([enqueue(), claim(1, None)]);
+        for n in 1..=MAX_LOST {
+            let n = u128::from(n);
+            let events = job.decide(claim(n + 1, Some(n))).unwrap();
+            assert!(matches!(&events[..], [Event::Claimed(e)] if e.attempt == 1), "no attempt is counted");
+            job = events.iter().fold(job, Job::evolve);
+        }
+        let last = u128::from(MAX_LOST);
+        assert!(matches!(job.decide(claim(0, Some(last + 1))).unwrap()[..], [Event::DeadLettered(_)]));
+    }
+
+    #[test]
+    fn the_end_of_a_job_is_not_part_of_its_executions_history() {
+        let order = Enqueued { execution_id: Some(Uuid::nil()), max_attempts: 1, ..Enqueued::default() };
+        let job = given::<Job>([Command::Enqueue(order), claim(1, None)]);
+        let tagged = |event: &Event| job.tags("x", event).iter().any(|tag| tag.starts_with("execution:"));
+        assert!(tagged(&Event::Failed(Failed::default())));
+        assert!(!tagged(&Event::Completed(Completed::default())));
     }
 
     proptest! {

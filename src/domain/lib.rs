@@ -6,6 +6,9 @@
 //! This crate cannot do I/O: there is no runtime, database or HTTP client among its dependencies. Time, ids and random
 //! choices arrive inside commands, so the same history and the same command always give the same answer.
 
+// The documentation is built with private items: it is for those who work in here.
+#![allow(rustdoc::private_intra_doc_links)]
+
 #[macro_use]
 mod macros;
 

@@ -3,6 +3,9 @@
 //! This crate is the port ([`Log`]) and its engines. It knows streams, revisions, positions, tags and hashes; it knows
 //! nothing of astronomy and does not look inside an event's data. One contract suite ([`contract`]) runs over every engine.
 
+// The documentation is built with private items: it is for those who work in here.
+#![allow(rustdoc::private_intra_doc_links)]
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -89,7 +89,7 @@ struct Shared {
     readers: Readers,
     presence: Presence,
     clock: Clock,
-    /// Why appends are refused for now; the writer takes it back.
+    /// Why appends are refused; the writer takes it back once it can write.
     refused: Mutex<Option<String>>,
     /// What was found to be damaged; never taken back.
     damage: Mutex<Option<String>>,

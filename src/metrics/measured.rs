@@ -19,7 +19,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    pub fn new(inner: Arc<dyn Log>, metrics: Arc<Metrics>) -> Arc<dyn Log> {
+    pub fn new(inner: Arc<dyn Log>, metrics: Arc<Metrics>) -> Arc<Self> {
         let engine = inner.health().engine;
         Arc::new(Self { inner, metrics, engine })
     }

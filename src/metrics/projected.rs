@@ -3,13 +3,77 @@
 //! They come from the read models' numbers in memory, so a scrape costs the same however long the log is. Known label
 //! values are written as zeros. Ages are counted here, from times that the read models give.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use beampipe_domain::job::Kind;
 use beampipe_projections::Gauges;
+use beampipe_projections::sources::{OUTCOMES, PHASES};
 use chrono::{DateTime, Utc};
 
-use super::exposition::{Text, Type};
+use super::exposition::{Family, Text, Type};
+
+/// Every status that an execution can have, and those that are ends.
+const STATUSES: &[&str] = &[
+    "pending",
+    "running",
+    "awaiting_scheduler",
+    "not_submitted",
+    "completed",
+    "failed",
+    "retrying",
+    "cancelled",
+];
+const ENDS: &[&str] = &["completed", "failed", "cancelled", "not_submitted"];
+
+/// The states that an execution can be seen in from outside, by axis. A word that is none of these is `unknown`.
+const EXTERNAL_STATES: &[(&str, &[&str])] = &[
+    ("submission", &["not_started", "preparing", "in_flight", "submitted", "uncertain", "failed"]),
+    (
+        "scheduler",
+        &["not_submitted", "pending", "running", "succeeded", "failed", "cancelled", "timed_out", "unknown"],
+    ),
+    (
+        "daliuge",
+        &[
+            "not_created",
+            "pristine",
+            "building",
+            "deploying",
+            "running",
+            "finished",
+            "cancelled",
+            "failed",
+            "unknown",
+            "unreachable",
+        ],
+    ),
+    ("output", &["not_started", "pending", "verified", "failed"]),
+];
+/// Who runs executions.
+const SCHEDULERS: &[&str] = &["daliuge", "slurm", "simulated"];
+
+/// Every project with a configuration, and whatever else is counted.
+fn known_projects<'a>(gauges: &'a Gauges, counted: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+    gauges.projects.paused.keys().chain(counted).cloned().collect()
+}
+
+/// Writes counts by project and word, with zeros for every known project and word.
+fn by_project(
+    family: &mut Family<'_>,
+    gauges: &Gauges,
+    counts: &BTreeMap<(String, String), u64>,
+    label: &str,
+    words: &[&str],
+) {
+    for project in known_projects(gauges, counts.keys().map(|(project, _)| project)) {
+        let counted = counts.keys().filter(|(of, _)| *of == project).map(|(_, word)| word.as_str());
+        let all: BTreeSet<&str> = words.iter().copied().chain(counted).collect();
+        for word in all {
+            let n = counts.get(&(project.clone(), word.to_owned())).copied().unwrap_or(0);
+            family.sample(&[("project_module", &project), (label, word)], real(n));
+        }
+    }
+}
 
 fn age(now: DateTime<Utc>, since: Option<DateTime<Utc>>) -> f64 {
     since.map_or(0.0, |since| ((now - since).num_milliseconds() as f64 / 1000.0).max(0.0))
@@ -80,16 +144,17 @@ fn executions(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
         Type::Counter,
         "How often an execution entered a status: a count over the whole log, which never resets.",
     );
-    for ((project, status), n) in &executions.entered {
-        total.sample(&[("project_module", project), ("status", status)], real(*n));
-    }
+    by_project(&mut total, gauges, &executions.entered, "status", STATUSES);
     let mut states = out.family(
         "beampipe_executions_by_external_state",
         Type::Gauge,
         "Executions by the state that they are seen in from outside, one axis at a time.",
     );
-    for ((axis, state), n) in &executions.by_external_state {
-        states.sample(&[("axis", axis), ("state", state)], real(*n));
+    let known = EXTERNAL_STATES.iter().flat_map(|(axis, states)| states.iter().map(|state| (*axis, *state)));
+    let counted = executions.by_external_state.keys().map(|(axis, state)| (axis.as_str(), state.as_str()));
+    for (axis, state) in known.chain(counted).collect::<BTreeSet<_>>() {
+        let n = executions.by_external_state.get(&(axis.to_owned(), state.to_owned())).copied().unwrap_or(0);
+        states.sample(&[("axis", axis), ("state", state)], real(n));
     }
     out.family(
         "beampipe_reconciliation_risk_executions",
@@ -102,29 +167,26 @@ fn executions(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
         Type::Counter,
         "Retries of executions that were asked for.",
     );
-    // Every project, and whatever else ever had an execution.
-    let mut projects: BTreeSet<&String> = gauges.projects.paused.keys().collect();
-    projects.extend(executions.retries.keys());
-    for project in projects {
-        let n = executions.retries.get(project).copied().unwrap_or(0);
-        retries.sample(&[("project_module", project)], real(n));
+    for project in known_projects(gauges, executions.retries.keys()) {
+        let n = executions.retries.get(&project).copied().unwrap_or(0);
+        retries.sample(&[("project_module", &project)], real(n));
     }
     let mut in_flight = out.family(
         "beampipe_executions_inflight",
         Type::Gauge,
         "Executions that have not ended, by scheduler.",
     );
-    for (name, n) in &executions.in_flight_by_scheduler {
-        in_flight.sample(&[("scheduler_name", name)], real(*n));
+    let counted = executions.in_flight_by_scheduler.keys().map(String::as_str);
+    for name in SCHEDULERS.iter().copied().chain(counted).collect::<BTreeSet<_>>() {
+        let n = executions.in_flight_by_scheduler.get(name).copied().unwrap_or(0);
+        in_flight.sample(&[("scheduler_name", name)], real(n));
     }
     let mut terminal = out.family(
         "beampipe_execute_terminal_total",
         Type::Counter,
         "Ends of executions: a count over the whole log, which never resets.",
     );
-    for ((project, status), n) in &executions.terminal {
-        terminal.sample(&[("project_module", project), ("status", status)], real(*n));
-    }
+    by_project(&mut terminal, gauges, &executions.terminal, "status", ENDS);
 }
 
 fn sources(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
@@ -134,33 +196,31 @@ fn sources(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {
         Type::Gauge,
         "Registered sources, by what is done with them.",
     );
-    for ((project, phase), n) in &sources.by_phase {
-        phases.sample(&[("project_module", project), ("phase", phase)], real(*n));
-    }
+    by_project(&mut phases, gauges, &sources.by_phase, "phase", PHASES);
     let mut pending = out.family(
         "beampipe_workflow_pending_sources",
         Type::Gauge,
         "Sources with new data that wait to be executed.",
     );
-    for (project, n) in &sources.pending {
-        pending.sample(&[("project_module", project)], real(*n));
+    for project in known_projects(gauges, sources.pending.keys()) {
+        let n = sources.pending.get(&project).copied().unwrap_or(0);
+        pending.sample(&[("project_module", &project)], real(n));
     }
     let mut oldest = out.family(
         "beampipe_pending_age_seconds",
         Type::Gauge,
         "For how long the source that has waited longest waits; 0 when none does.",
     );
-    for (project, since) in &sources.oldest_pending_at {
-        oldest.sample(&[("project_module", project)], age(now, *since));
+    for project in known_projects(gauges, sources.oldest_pending_at.keys()) {
+        let since = sources.oldest_pending_at.get(&project).copied().flatten();
+        oldest.sample(&[("project_module", &project)], age(now, since));
     }
     let mut discoveries = out.family(
         "beampipe_discovery_sources_total",
         Type::Counter,
         "Discoveries of sources, by outcome: a count over the whole log, which never resets.",
     );
-    for ((project, outcome), n) in &sources.discoveries {
-        discoveries.sample(&[("project_module", project), ("outcome", outcome)], real(*n));
-    }
+    by_project(&mut discoveries, gauges, &sources.discoveries, "outcome", OUTCOMES);
 }
 
 fn dependencies(out: &mut Text, gauges: &Gauges) {

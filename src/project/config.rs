@@ -1,4 +1,4 @@
-//! The configuration as types. Field names are those of the YAML; [`super::validate`] explains what is wrong with one.
+//! The configuration as types. Field names are those of the YAML; [`super::validate()`] explains what is wrong with one.
 //!
 //! Invariant: a [`ProjectConfig`] that [`super::validate::validate`] handed out has no diagnostics of severity error.
 //! Sections a survey leaves out have their defaults here, and nowhere else.

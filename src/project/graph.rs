@@ -49,8 +49,11 @@ pub enum GraphError {
     Timeout,
     #[error("the graph is larger than {MAX_BYTES} bytes")]
     TooLarge,
-    #[error("the graph's SHA-256 is {found}, and {expected} is required")]
-    Digest { expected: String, found: String },
+    /// Says not what was found: whoever may name a path would learn the digest of any file.
+    #[error("the graph's SHA-256 is not {expected}, which the configuration requires")]
+    Digest { expected: String },
+    #[error("the graph {path} lies outside of the service's graph directory (work.graph_dir)")]
+    Outside { path: String },
     #[error("the graph cannot be read: {0}")]
     Malformed(String),
     #[error("the graph has no node `{0}`")]
@@ -122,7 +125,7 @@ pub struct Change {
     pub in_configuration: bool,
 }
 
-/// Fetches a graph and checks its digest. A relative path starts at `directory`.
+/// Fetches a graph and checks its digest. A relative path starts at `directory`, and every path stays in it.
 pub async fn load(
     source: &GraphSource,
     http: &reqwest::Client,
@@ -130,7 +133,7 @@ pub async fn load(
 ) -> Result<Graph, GraphError> {
     let bytes = tokio::time::timeout(TIMEOUT, async {
         match (&source.path, &source.url) {
-            (Some(path), _) => read(&directory.join(path)).await,
+            (Some(path), _) => read(directory, path).await,
             (None, Some(url)) => fetch(http, url).await,
             (None, None) => Err(GraphError::Malformed("neither a path nor a url is given".to_owned())),
         }
@@ -139,10 +142,23 @@ pub async fn load(
     Graph::check(&bytes, &source.sha256)
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, GraphError> {
+/// The same for a graph that is a file; `None` when it is at a URL.
+pub async fn load_file(source: &GraphSource, directory: &Path) -> Option<Result<Graph, GraphError>> {
+    let path = source.path.as_ref()?;
+    let bytes = tokio::time::timeout(TIMEOUT, read(directory, path)).await;
+    Some(bytes.unwrap_or(Err(GraphError::Timeout)).and_then(|bytes| Graph::check(&bytes, &source.sha256)))
+}
+
+async fn read(directory: &Path, path: &str) -> Result<Vec<u8>, GraphError> {
     use tokio::io::AsyncReadExt as _;
-    let failed = |cause| GraphError::Read { path: path.display().to_string(), cause };
-    let file = tokio::fs::File::open(path).await.map_err(failed)?;
+    let failed = |cause| GraphError::Read { path: path.to_owned(), cause };
+    // Links are followed before it is compared.
+    let directory = tokio::fs::canonicalize(directory).await.map_err(failed)?;
+    let found = tokio::fs::canonicalize(directory.join(path)).await.map_err(failed)?;
+    if !found.starts_with(&directory) {
+        return Err(GraphError::Outside { path: path.to_owned() });
+    }
+    let file = tokio::fs::File::open(&found).await.map_err(failed)?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large from one that just fits.
     file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).await.map_err(failed)?;
@@ -180,7 +196,7 @@ impl Graph {
     pub fn check(bytes: &[u8], sha256: &str) -> Result<Self, GraphError> {
         let found = canonical::sha256_of(bytes);
         if !found.eq_ignore_ascii_case(sha256) {
-            return Err(GraphError::Digest { expected: sha256.to_owned(), found });
+            return Err(GraphError::Digest { expected: sha256.to_owned() });
         }
         let value: Value =
             serde_json::from_slice(bytes).map_err(|error| GraphError::Malformed(error.to_string()))?;

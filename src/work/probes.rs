@@ -31,31 +31,69 @@ pub struct Look {
     pub error: Option<String>,
 }
 
+/// An archive as projects name it: the adapter and its address.
+type Archive = (String, String);
+
 /// The last look at each dependency, by name.
 #[derive(Clone, Debug, Default)]
-pub struct Seen(Arc<Mutex<BTreeMap<String, Look>>>);
+pub struct Seen {
+    looks: Arc<Mutex<BTreeMap<String, Look>>>,
+    /// Which dependency stands for which archive.
+    archives: Arc<Mutex<BTreeMap<Archive, String>>>,
+}
 
 impl Seen {
     pub fn all(&self) -> BTreeMap<String, Look> {
-        self.0.lock().clone()
+        self.looks.lock().clone()
     }
 
     fn note(&self, name: &str, look: Look) {
-        self.0.lock().insert(name.to_owned(), look);
+        self.looks.lock().insert(name.to_owned(), look);
     }
 
     fn keep(&self, names: &BTreeSet<String>) {
-        self.0.lock().retain(|name, _| names.contains(name));
+        self.looks.lock().retain(|name, _| names.contains(name));
+    }
+
+    /// The dependency that stands for an archive.
+    pub fn archive(&self, adapter: &str, address: &str) -> String {
+        let known = self.archives.lock().get(&(adapter.to_owned(), address.to_owned())).cloned();
+        known.unwrap_or_else(|| format!("tap_{adapter}@{address}"))
     }
 }
 
-/// The dependency that stands for an archive.
-pub fn tap_dependency(adapter: &str) -> String {
-    format!("tap_{adapter}")
+/// Names the dependency that stands for each archive. Two projects may mean different archives by one name: the second is
+/// told apart by its host. An archive that has a name keeps it, so that its events go on.
+fn named(wanted: &[Archive], before: &BTreeMap<Archive, String>) -> BTreeMap<Archive, String> {
+    let mut names: BTreeMap<Archive, String> = before.clone();
+    names.retain(|archive, _| wanted.contains(archive));
+    for archive in wanted {
+        if names.contains_key(archive) {
+            continue;
+        }
+        let (adapter, address) = archive;
+        let host = address.parse::<Url>().map(|url| url.authority().to_owned()).unwrap_or_default();
+        let plain = format!("tap_{adapter}");
+        let choices = [plain.clone(), format!("{plain}@{host}"), format!("{plain}@{address}")];
+        let free = choices.into_iter().find(|name| !names.values().any(|taken| taken == name));
+        names.insert(archive.clone(), free.unwrap_or(plain));
+    }
+    names
+}
+
+/// The archives of a project that are known to be away, by adapter, with the dependency that says so.
+pub fn archives_away(shop: &Shop, config: &ProjectConfig) -> BTreeMap<String, String> {
+    let down = down(shop);
+    let endpoints = config.endpoints().into_iter();
+    let named = endpoints.map(|(adapter, address)| {
+        let name = shop.seen.archive(&adapter, &address);
+        (adapter, name)
+    });
+    named.filter(|(_, name)| down.contains(name)).collect()
 }
 
 /// The dependencies that are known to be away.
-pub fn down(shop: &Shop) -> BTreeSet<String> {
+fn down(shop: &Shop) -> BTreeSet<String> {
     let gauges = shop.models.gauges();
     gauges.dependencies.up.iter().filter(|(_, up)| !**up).map(|(name, _)| name.clone()).collect()
 }
@@ -101,24 +139,20 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken) {
 
 /// What the active configurations and profiles need.
 async fn targets(shop: &Shop) -> Result<BTreeMap<String, Target>, String> {
-    let mut wanted = BTreeMap::new();
+    let (mut wanted, mut archives) = (BTreeMap::new(), Vec::new());
     let projects = shop.models.projects();
     for project in projects.list().map_err(|error| error.to_string())? {
         let active = projects.active_config(&project.project_module).map_err(|error| error.to_string())?;
         let Some(config) = active else { continue };
         let config = ProjectConfig::from_spec(&config.spec).map_err(|error| error.to_string())?;
-        for (adapter, address) in config.endpoints() {
-            let address: Url = address.parse().map_err(|error| format!("adapter {adapter}: {error}"))?;
-            let target = Target::Tap(address.clone());
-            let name = tap_dependency(&adapter);
-            // Two projects may mean different archives by one name: the second is told apart by its host.
-            let name = match wanted.get(&name) {
-                Some(known) if *known != target => format!("{name}@{}", address.authority()),
-                _ => name,
-            };
-            wanted.insert(name, target);
-        }
+        archives.extend(config.endpoints());
     }
+    let names = named(&archives, &shop.seen.archives.lock());
+    for ((adapter, address), name) in &names {
+        let url: Url = address.parse().map_err(|error| format!("adapter {adapter}: {error}"))?;
+        wanted.insert(name.clone(), Target::Tap(url));
+    }
+    *shop.seen.archives.lock() = names;
     let profiles = projects.profiles().map_err(|error| error.to_string())?;
     for profile in profiles {
         let Deployment::RestRemote(remote) = &profile.spec.deployment else { continue };
@@ -182,5 +216,30 @@ async fn ask(shop: &Shop, target: &Target) -> Result<(), String> {
             .await
             .map(|_| ())
             .map_err(|error| error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_that_share_a_name_are_told_apart_and_keep_what_they_are_called() {
+        let archive = |adapter: &str, address: &str| (adapter.to_owned(), address.to_owned());
+        let one = archive("casda", "https://one.example/tap");
+        let two = archive("casda", "https://two.example/tap");
+        let other = archive("casda", "https://two.example/other");
+        let first = named(&[one.clone(), two.clone(), one.clone()], &BTreeMap::new());
+        assert_eq!((first[&one].as_str(), first[&two].as_str()), ("tap_casda", "tap_casda@two.example"));
+        // The order of projects changes; the names do not.
+        let second = named(&[other.clone(), two.clone(), one.clone()], &first);
+        assert_eq!((&second[&one], &second[&two]), (&first[&one], &first[&two]));
+        assert_eq!(second[&other], "tap_casda@https://two.example/other");
+        // A name that nobody has any more is free.
+        assert_eq!(named(&[two.clone(), other.clone()], &BTreeMap::new())[&two], "tap_casda");
+        assert_eq!(
+            named(std::slice::from_ref(&other), &second)[&other],
+            "tap_casda@https://two.example/other"
+        );
     }
 }

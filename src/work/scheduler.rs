@@ -5,7 +5,7 @@
 //! limits allow. Reconciliation: a to-do list of halves (a source admitted to an execution that does not exist, an
 //! execution that nobody works on), finished by commands that a repetition does not change.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use beampipe_domain::execution::{self, Created, Execution, PinnedProfile, Reques
 use beampipe_domain::id;
 use beampipe_domain::job::Kind;
 use beampipe_domain::source::{self, Source};
+use beampipe_projections::Window;
 use beampipe_projections::executions::Live;
 use beampipe_projections::projects::{Config, Profile, Project};
 use beampipe_projections::sources::Staleness;
@@ -23,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::jobs::discover;
-use super::probes::tap_dependency;
 use super::{JobError, Shop, queue};
 use crate::handle::{Context, HandleError};
 use crate::project::ProjectConfig;
@@ -81,12 +81,11 @@ fn unread(error: impl std::fmt::Display) -> JobError {
 
 /// Enqueues the discovery of whatever is due, project by project.
 async fn discovery(shop: &Shop, context: &Context) -> Result<(), JobError> {
-    let down = super::probes::down(shop);
     for project in shop.models.projects().list().map_err(unread)? {
         let module = &project.project_module;
         let Some(active) = shop.models.projects().active_config(module).map_err(unread)? else { continue };
         let config = shop.config(module, active.id).await?;
-        if let Err(error) = discover_project(shop, context, module, &config, &down).await {
+        if let Err(error) = discover_project(shop, context, module, &config).await {
             tracing::warn!(project = module, %error, "discovery of a project could not be asked for");
         }
     }
@@ -98,11 +97,11 @@ async fn discover_project(
     context: &Context,
     module: &str,
     config: &ProjectConfig,
-    down: &BTreeSet<String>,
 ) -> Result<(), JobError> {
     let automation = &config.automation.discovery;
     // Asking an archive that is down would only burn attempts: what is due stays due.
-    if config.adapters.required.iter().any(|adapter| down.contains(&tap_dependency(adapter))) {
+    let away = super::probes::archives_away(shop, config);
+    if config.adapters.required.iter().any(|adapter| away.contains_key(adapter)) {
         return Ok(());
     }
     let unfinished =
@@ -246,17 +245,25 @@ fn decide(
     };
     let limit = automation.tick_execution_source_limit.saturating_add(1).min(10_000);
     let pending = shop.models.sources().pending(&project.project_module, limit).map_err(unread)?;
-    let candidates: Vec<Candidate> = pending
-        .into_iter()
-        .filter_map(|row| {
-            Some(Candidate {
-                source_id: row.id,
-                signature: row.signature?,
-                waited_seconds: row.pending_at.map_or(0, |since| (now - since).num_seconds()),
-            })
-        })
-        .collect();
-    Ok(admission::decide(&limits, counts, &candidates))
+    let mut candidates = Vec::with_capacity(pending.len());
+    let mut not_ready = 0;
+    for row in pending {
+        let Some(signature) = row.signature else { continue };
+        // Run by hand meanwhile, or being run: admission would only repeat it.
+        let executed = row.executed_signature.as_ref() == Some(&signature);
+        let last = executions.by_source(row.id, Window::first(1)).map_err(unread)?;
+        if executed || last.first().is_some_and(|execution| !execution.is_terminal()) {
+            not_ready += 1;
+            continue;
+        }
+        let waited_seconds = row.pending_at.map_or(0, |since| (now - since).num_seconds());
+        candidates.push(Candidate { source_id: row.id, signature, waited_seconds });
+    }
+    let decision = admission::decide(&limits, counts, &candidates);
+    if not_ready > 0 && decision.skip == Some(Skip::NoPendingSources) {
+        return Ok(admission::Decision { skip: Some(Skip::SourcesSkippedNotReady), ..decision });
+    }
+    Ok(decision)
 }
 
 /// Reserves each source of a batch, then creates the execution with what was won; answers whether anything was.
@@ -269,9 +276,9 @@ async fn carry_out(
     batch: Vec<Candidate>,
 ) -> Result<bool, JobError> {
     let Some(first) = batch.first() else { return Ok(false) };
-    let revision =
-        shop.handle.load::<Source>(&first.source_id.to_string()).await?.head.map_or(0, |head| head.revision);
-    let execution_id = id::admitted(first.source_id, revision);
+    let head = shop.handle.load::<Source>(&first.source_id.to_string()).await?.head;
+    let Some(head) = head else { return Ok(false) };
+    let execution_id = id::admitted(first.source_id, &head.hash.0);
     let mut won = Vec::new();
     for candidate in batch {
         let command = source::Command::Admit { execution_id, signature: candidate.signature };

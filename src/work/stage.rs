@@ -97,7 +97,8 @@ pub async fn graph(
         graphs::load(&config.graph, &shop.http, &shop.settings.graph_dir).await.map_err(|error| {
             let (class, text) = (error.failure_class(), error.to_string());
             match error {
-                GraphError::Fetch { .. } => StageError::Away { class, error: text },
+                // A file that is not there may be brought: nothing is wrong with the execution.
+                GraphError::Fetch { .. } | GraphError::Read { .. } => StageError::Away { class, error: text },
                 GraphError::Timeout | GraphError::Status { status: 500.., .. } => {
                     StageError::Again { class, error: text }
                 }

@@ -1,7 +1,7 @@
 //! A **worker**: claims jobs and does them, until it is stopped.
 //!
-//! Jobs of kinds that wait for different things run in lanes of their own, so that an archive that hangs fills only the
-//! lane of discovery. The worker announces itself in the log; its heartbeat, with what it holds and how its watches go, is
+//! Jobs of kinds that wait for different things run in lanes of their own, and what waits for an archive or a manager has
+//! room of its own in each project: one that hangs fills the room of the projects that use it and no other's. The worker announces itself in the log; its heartbeat, with what it holds and how its watches go, is
 //! presence. It keeps its claims by its heartbeat; a claim whose worker's heartbeat stood still for longer than a lease, by
 //! this worker's own monotonic clock, is taken over by naming it. A stop lets running jobs end for a while, then hands
 //! them back.
@@ -22,10 +22,35 @@ use uuid::Uuid;
 use super::{Shop, jobs, queue};
 use crate::handle::{Context, HandleError};
 
-/// Kinds that wait for the same thing, and how many of them run at once.
+/// Kinds that wait for the same thing, and how many of them run at once: of each project, or of all.
 struct Lane {
     kinds: &'static [Kind],
-    permits: Arc<Semaphore>,
+    room: usize,
+    by_project: bool,
+    permits: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Lane {
+    fn new(kinds: &'static [Kind], room: usize, by_project: bool) -> Self {
+        Self { kinds, room, by_project, permits: Mutex::default() }
+    }
+
+    /// Room for one more job of a project.
+    fn permit(&self, project: Option<&str>) -> Option<OwnedSemaphorePermit> {
+        let of = if self.by_project { project.unwrap_or_default() } else { "" };
+        let mut permits = self.permits.lock();
+        let room = permits.entry(of.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.room)));
+        room.clone().try_acquire_owned().ok()
+    }
+
+    /// Whose room is taken; `None` when nobody has any.
+    fn full(&self) -> Option<Vec<String>> {
+        let mut permits = self.permits.lock();
+        permits.retain(|_, room| room.available_permits() < self.room);
+        let full = permits.iter().filter(|(_, room)| room.available_permits() == 0);
+        let full: Vec<String> = full.map(|(of, _)| of.clone()).collect();
+        if self.by_project || full.is_empty() { Some(full) } else { None }
+    }
 }
 
 const DISCOVER: &[Kind] = &[Kind::DiscoverBatch];
@@ -69,13 +94,12 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     shop.handle.handle::<Worker>(&shop.worker_id, &context, Command::Start(started)).await?;
-    let lane = |kinds, permits| Lane { kinds, permits: Arc::new(Semaphore::new(permits)) };
     let crew = Crew {
         lanes: vec![
-            lane(TICK, 2),
-            lane(DISCOVER, settings.concurrency),
-            lane(EXECUTE, settings.concurrency),
-            lane(WATCH, settings.watch_concurrency),
+            Lane::new(TICK, 2, false),
+            Lane::new(DISCOVER, settings.concurrency, true),
+            Lane::new(EXECUTE, settings.concurrency, true),
+            Lane::new(WATCH, settings.watch_concurrency, false),
         ],
         held: Held::default(),
         room: Arc::new(Notify::new()),
@@ -135,27 +159,24 @@ impl Crew {
             return;
         }
         for lane in &self.lanes {
-            let room = lane.permits.available_permits();
-            if room == 0 {
-                continue;
-            }
+            let Some(full) = lane.full() else { continue };
             let now = self.shop.clock.now();
             let capabilities = &self.shop.settings.capabilities;
             // More than there is room for, because some may be held or claimed already.
-            let wanted = room.min(64) + self.held.lock().len().min(256);
-            let ready =
-                match self.shop.models.jobs().ready(now, capabilities, Some(lane.kinds), wanted as u64) {
-                    Ok(ready) => ready,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot see which jobs are ready");
-                        return;
-                    }
-                };
+            let wanted = 64 + self.held.lock().len().min(256) as u64;
+            let jobs = self.shop.models.jobs();
+            let ready = match jobs.ready(now, capabilities, Some(lane.kinds), &full, wanted) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot see which jobs are ready");
+                    return;
+                }
+            };
             for row in ready {
                 if self.held.lock().contains_key(&row.id) {
                     continue;
                 }
-                let Ok(permit) = lane.permits.clone().try_acquire_owned() else { break };
+                let Some(permit) = lane.permit(row.project_module.as_deref()) else { continue };
                 self.claim(row.id, None, permit).await;
             }
         }
@@ -248,7 +269,7 @@ impl Crew {
     async fn replace(&self, row: &beampipe_projections::jobs::Job) {
         let Some(kind) = Kind::parse(&row.kind) else { return };
         let Some(lane) = self.lanes.iter().find(|lane| lane.kinds.contains(&kind)) else { return };
-        let Ok(permit) = lane.permits.clone().try_acquire_owned() else { return };
+        let Some(permit) = lane.permit(row.project_module.as_deref()) else { return };
         self.claim(row.id, row.claim_id, permit).await;
     }
 

@@ -1,7 +1,8 @@
 //! The command line as its users have it: the real binary, its output and its exit status.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
-
+mod asking;
 mod offline;
 mod run;
+mod served;
+mod story;
 mod tail;

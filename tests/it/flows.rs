@@ -1,8 +1,15 @@
-//! Stories against the real parts: the service as a process of its own, a TAP server, a DALiuGE.
+//! Stories against the real parts: the service as a process of its own, a TAP server, a DALiuGE, a Prometheus.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod crash;
+mod footprint;
+mod operators;
+mod recover;
+mod redaction;
 mod replay;
+mod scrape;
+mod secrets;
 mod service;
+mod streams;
 mod stuck;
 mod survey;

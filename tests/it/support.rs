@@ -31,7 +31,6 @@ pub struct Service {
     pub admin_password: String,
     pub api: Api,
     pub handle: Handle,
-    pub models: Arc<Models>,
     pub clock: Clock,
     pub http: reqwest::Client,
     stopping: CancellationToken,
@@ -76,7 +75,7 @@ pub async fn service_with(settings: Settings) -> Service {
     let stopping = CancellationToken::new();
     let api = Api::new(Parts {
         handle: handle.clone(),
-        models: models.clone(),
+        models,
         metrics,
         artifacts: Arc::new(Artifacts::local(&directory.path().join("artifacts")).unwrap()),
         settings,
@@ -94,7 +93,6 @@ pub async fn service_with(settings: Settings) -> Service {
         admin_password: first.one_time_password,
         api,
         handle,
-        models,
         clock,
         http: client(),
         stopping,

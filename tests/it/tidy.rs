@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+mod metrics;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -135,7 +137,6 @@ fn event_reference() -> String {
 #[test]
 fn the_event_reference_is_what_the_code_does() {
     let path = root().join("docs/reference/events.md");
-    #[expect(clippy::disallowed_methods, reason = "the switch that writes the page")]
     if std::env::var_os("UPDATE_REFERENCE").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, event_reference()).unwrap();
@@ -154,5 +155,21 @@ fn nothing_speaks_of_a_later_that_never_comes() {
         for word in ["for now", "TODO", "FIXME", "todo!(", "unimplemented!(", "#[ignore"] {
             assert!(!text.contains(word), "{} says {word:?}", file.display());
         }
+    }
+}
+
+#[test]
+fn every_file_of_tests_is_part_of_the_binary() {
+    for file in files("tests/it", ".rs") {
+        let (parent, name) = (file.parent().unwrap(), file.file_stem().unwrap().to_string_lossy());
+        if name == "main" {
+            continue;
+        }
+        // `a/b.rs` is named by `a.rs`; what is at the top by `main.rs`.
+        let top = parent.ends_with("tests/it");
+        let owner = if top { parent.join("main.rs") } else { parent.with_extension("rs") };
+        let text = std::fs::read_to_string(&owner).unwrap();
+        let named = text.lines().any(|line| line.trim_start_matches("pub ").trim() == format!("mod {name};"));
+        assert!(named, "{} does not name {}: its tests do not run", owner.display(), file.display());
     }
 }

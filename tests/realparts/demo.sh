@@ -119,11 +119,13 @@ sources_with() { # event type: of how many sources
         pick 'len({name for e in d for name in e["source_identifiers"]})'
 }
 
-timeline() { # the events as they come, until this process is stopped
+timeline() { # a picture that moves while the survey runs; lines where there is no terminal
     local out=debug
     [[ ${DEMO_PROFILE:-dev} == dev ]] || out=release
-    "target/$out/beampipe" events follow --project "$project" &
+    "target/$out/beampipe" timeline project "$project" --follow \
+        --until-settled ${#sources[@]} --timeout "$patience" &
     background+=($!)
+    wait $! || say "not settled after $patience s"
 }
 
 settled() {
@@ -197,9 +199,9 @@ start_service 6>&-
 say "the service answers on $BEAMPIPE_URL"
 start_prometheus 6>&-
 upload
-timeline
 register
 begun=$SECONDS
+timeline
 while ! settled; do
     if ((SECONDS - begun > patience)); then
         say "not settled after $patience s"

@@ -12,10 +12,9 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use beampipe_domain::execution::Execution;
-use beampipe_log::{Batch, Position, Recorded, Subscription};
+use beampipe_log::{Batch, Direction, Follow, Position, ReadError, Recorded, Subscription};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::render;
@@ -70,8 +69,50 @@ impl Drop for Counted {
     }
 }
 
+/// Reads ahead: while one batch is written to the socket the next ones are read from the log. Only for history that
+/// somebody takes as fast as it comes; a live stream would gain nothing but a task.
+struct Ahead {
+    batches: mpsc::Receiver<Result<Batch, ReadError>>,
+    reading: tokio::task::JoinHandle<()>,
+}
+
+impl Ahead {
+    fn of(mut subscription: Subscription) -> Self {
+        let (outbox, batches) = mpsc::channel(2);
+        let reading = tokio::spawn(async move {
+            loop {
+                let batch = subscription.next_batch(BATCH).await;
+                let last = batch.as_ref().is_ok_and(|batch| batch.caught_up) || batch.is_err();
+                if outbox.send(batch).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Self { batches, reading }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+#[async_trait::async_trait]
+impl Follow for Ahead {
+    async fn next_batch(&mut self, _max: usize) -> Result<Batch, ReadError> {
+        let ended = || Err(ReadError::Unavailable("reading ahead has ended".to_owned()));
+        self.batches.recv().await.unwrap_or_else(ended)
+    }
+}
+
 /// Answers with a stream.
-pub fn answer(api: &Api, caller: Caller, selection: Selection, media: Media) -> Result<Response, Problem> {
+pub async fn answer(
+    api: &Api,
+    caller: Caller,
+    selection: Selection,
+    media: Media,
+) -> Result<Response, Problem> {
     let permit = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| {
         Problem::new("overloaded", "as many event streams are open as this process serves").retry_after(5)
     })?;
@@ -85,13 +126,15 @@ pub fn answer(api: &Api, caller: Caller, selection: Selection, media: Media) -> 
         Media::Sse => ("sse", "text/event-stream"),
         Media::Ndjson | Media::Page => ("ndjson", "application/x-ndjson"),
     };
+    let subscription = api.handle.log().subscribe(selection.filter.clone(), selection.after());
     let stream = Stream {
-        subscription: api.handle.log().subscribe(selection.filter.clone(), selection.after()),
+        subscription: if stays { subscription } else { Box::new(Ahead::of(subscription)) },
         caught_up: false,
         last: (!stays).then_some(last),
         left: selection.limit.unwrap_or(u64::MAX),
-        // What lies before the start has nothing to give.
-        ended: !stays && selection.after() >= last,
+        // What lies before the start has nothing to give; who has seen the end has nothing to wait for.
+        ended: (!stays && selection.after() >= last)
+            || ended_at(api, &selection).await.is_some_and(|end| selection.after() >= end),
         begun: false,
         heartbeat,
         access: api.access.changes(),
@@ -130,8 +173,26 @@ impl Stream {
                 return None;
             }
             let expiry = until(self.lasts_until, self.api.clock().now());
+            if expiry.is_zero() {
+                match self.api.may_go_on(&self.caller) {
+                    Ok(until) => self.lasts_until = until,
+                    Err(why) => return self.end("access-ended", &why),
+                }
+            }
             tokio::select! {
+                // Events come last: while there are always more of them, the end has to be seen all the same.
                 biased;
+                () = self.api.stopping.cancelled() => return self.end("closing", "the service stops"),
+                changed = self.access.changed() => {
+                    if changed.is_err() {
+                        return self.end("closing", "the service stops");
+                    }
+                    match self.api.may_go_on(&self.caller) {
+                        Ok(until) => self.lasts_until = until,
+                        Err(why) => return self.end("access-ended", &why),
+                    }
+                }
+                () = tokio::time::sleep(expiry) => {}
                 batch = self.subscription.next_batch(BATCH) => match batch {
                     Ok(batch) => {
                         let chunk = self.write(batch).await;
@@ -144,22 +205,6 @@ impl Stream {
                         return self.end("log-unavailable", &error.to_string());
                     }
                 },
-                changed = self.access.changed() => {
-                    if changed.is_err() {
-                        return self.end("closing", "the service stops");
-                    }
-                    match self.api.may_go_on(&self.caller) {
-                        Ok(until) => self.lasts_until = until,
-                        Err(why) => return self.end("access-ended", &why),
-                    }
-                }
-                () = tokio::time::sleep(expiry) => {
-                    match self.api.may_go_on(&self.caller) {
-                        Ok(until) => self.lasts_until = until,
-                        Err(why) => return self.end("access-ended", &why),
-                    }
-                }
-                () = self.api.stopping.cancelled() => return self.end("closing", "the service stops"),
                 _ = self.heartbeat.tick() => match self.media {
                     Media::Sse => return Some(Bytes::from_static(b": heartbeat\n\n")),
                     // An empty line is none to readers of NDJSON that skip blank ones; the specification allows it.
@@ -201,6 +246,10 @@ impl Stream {
                     continue;
                 }
                 self.left -= 1;
+                // What is live has many readers: it is spelled once for all of them. History has this one.
+                if self.caught_up {
+                    event.rendered.get_or_init(|| render::frame(event, &self.api.names.of(&event.actor)));
+                }
                 match (event.rendered.get(), self.media) {
                     (Some(frame), Media::Sse) => chunk.extend_from_slice(frame),
                     (Some(frame), _) => chunk.extend_from_slice(&render::line(frame, event.position)),
@@ -266,23 +315,28 @@ impl Stream {
 
 /// Whether this event ends the execution whose end is waited for: it is terminal, and no attempt came after it.
 async fn is_the_end(api: &Api, selection: &Selection, event: &Recorded) -> bool {
-    let Scope::Execution(id) = &selection.scope else { return false };
-    if !selection.until_terminal || !is_terminal(&event.event_type) {
-        return false;
-    }
-    let attempt = event.data.as_deref().and_then(|data| serde_json::from_slice::<Attempt>(data).ok());
-    match api.handle.load::<Execution>(&id.to_string()).await {
-        Ok(loaded) => {
-            let present = loaded.state.facts().map(|facts| facts.attempt);
-            attempt.is_none_or(|attempt| present.is_none_or(|present| attempt.attempt >= present))
-        }
-        Err(_) => true,
-    }
+    is_terminal(&event.event_type) && ended_at(api, selection).await.is_some_and(|end| event.position >= end)
 }
 
-#[derive(Deserialize)]
-struct Attempt {
-    attempt: u32,
+/// Where the execution whose end is waited for has ended; `None` while it has not. Asked of the types of its events, as
+/// their data may have been redacted.
+async fn ended_at(api: &Api, selection: &Selection) -> Option<Position> {
+    let Scope::Execution(id) = &selection.scope else { return None };
+    if !selection.until_terminal {
+        return None;
+    }
+    let loaded = match api.handle.load::<Execution>(&id.to_string()).await {
+        Ok(loaded) => loaded,
+        // It cannot be said, so it is not waited for.
+        Err(_) => return Some(0),
+    };
+    if !matches!(loaded.state, Execution::Ended { .. }) {
+        return None;
+    }
+    let stream = format!("execution-{id}");
+    let last = loaded.head.map_or(0, |head| head.revision);
+    let events = api.handle.log().read_stream(&stream, last, Direction::Backward, 100).await.ok()?;
+    events.iter().find(|event| is_terminal(&event.event_type)).map(|event| event.position)
 }
 
 fn is_terminal(event_type: &str) -> bool {
@@ -292,10 +346,10 @@ fn is_terminal(event_type: &str) -> bool {
     )
 }
 
-/// How long until `expiry`; far away when there is none.
+/// How long until `expiry`, zero when that is over; far away when there is none.
 fn until(expiry: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
     const FAR: Duration = Duration::from_secs(24 * 3600);
-    expiry.map_or(FAR, |expiry| (expiry - now).to_std().unwrap_or(Duration::from_millis(1)).min(FAR))
+    expiry.map_or(FAR, |expiry| (expiry - now).to_std().unwrap_or_default().min(FAR))
 }
 
 /// Whether the log still has what a cursor names.
@@ -308,9 +362,7 @@ pub async fn check(api: &Api, selection: &Selection) -> Result<(), Problem> {
     if cursor.position > log.head().position {
         return changed(format!("is after the end of the log, which is {}", log.head().position));
     }
-    let page = log
-        .read_all(cursor.position, beampipe_log::Direction::Forward, 1, &beampipe_log::Filter::All)
-        .await?;
+    let page = log.read_all(cursor.position, Direction::Forward, 1, &beampipe_log::Filter::All).await?;
     match page.events.first() {
         Some(event)
             if event.position == cursor.position && event.hash.to_hex().starts_with(leaf.as_str()) =>

@@ -17,7 +17,6 @@ use beampipe_domain::{Event as AnyEvent, id};
 use beampipe_log::Direction;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::api::Api;
@@ -83,6 +82,17 @@ async fn plan(api: &Api, order: &Order, errors: &mut Vec<FieldError>) -> Result<
         Problem::new("read-model-behind", "the project's configuration is not in the read model yet")
             .retry_after(1)
     })?;
+    if let Some(archive) = &order.archive_name {
+        let known = config.endpoints();
+        if !known.contains_key(archive) && !config.adapters.required.contains(archive) {
+            let names: Vec<String> = known.into_keys().collect();
+            let shown: String = archive.chars().take(60).collect();
+            errors.push(
+                FieldError::new("archive_name", format!("the project knows no archive {shown:?}"))
+                    .hint(names.join(", ")),
+            );
+        }
+    }
     let profile = match profile_of(api, order, &project, &config, errors).await? {
         Some(profile_id) => pin(api, order, profile_id, errors).await?,
         None => None,
@@ -322,7 +332,7 @@ pub async fn create(
         project_module: order.project_module.clone(),
         archive_name,
         source_identifiers: sources.iter().map(|source| source.source_identifier.clone()).collect(),
-        discovery_signature: common_signature(&sources),
+        discovery_signature: crate::work::scheduler::common_signature(&sources),
         sources,
         profile,
         project_config_id: config_id,
@@ -374,21 +384,4 @@ fn is_of(created: &Created, order: &Order) -> bool {
         && created.sources.iter().zip(wanted).all(|(source, (identifier, sbids))| {
             source.source_identifier == identifier && source.sbids == *sbids
         })
-}
-
-/// The one signature of an execution's data: of its source, or a digest over those of all, in order.
-fn common_signature(sources: &[RequestedSource]) -> Option<String> {
-    match sources {
-        [one] => one.signature.clone(),
-        many => {
-            let mut digest = Sha256::new();
-            for source in many {
-                digest.update(source.source_identifier.as_bytes());
-                digest.update([0]);
-                digest.update(source.signature.as_deref()?.as_bytes());
-                digest.update([0]);
-            }
-            Some(hex::encode(digest.finalize()))
-        }
-    }
 }

@@ -115,12 +115,14 @@ fn typed(kind: &str, given: Value) -> Result<Deployment, FieldError> {
     })
 }
 
+/// A name, an IPv4 address, or an IPv6 address in brackets: what stands before `:port` in an address.
 fn is_host(host: &str) -> bool {
-    !host.is_empty()
-        && host.len() <= 253
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']'))
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    host.len() <= 253
+        && host.bytes().any(|b| b.is_ascii_alphanumeric())
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 /// Checks what types cannot say.
@@ -151,7 +153,10 @@ pub fn spec(spec: &Spec, errors: &mut Vec<FieldError>) {
     }
     if let Some(url) = &translation.tm_url {
         let fits = url::Url::parse(url).is_ok_and(|url| {
-            matches!(url.scheme(), "http" | "https") && url.host_str().is_some() && url.password().is_none()
+            matches!(url.scheme(), "http" | "https")
+                && url.host_str().is_some()
+                && url.username().is_empty()
+                && url.password().is_none()
         });
         if !fits {
             wrong("translation.tm_url", "is no address", "http(s)://host:port without a password, or null");
@@ -160,7 +165,11 @@ pub fn spec(spec: &Spec, errors: &mut Vec<FieldError>) {
     match &spec.deployment {
         Deployment::RestRemote(remote) => {
             if !is_host(&remote.deploy_host) {
-                wrong("deployment.deploy_host", "is no host", "a host name or address without a scheme");
+                wrong(
+                    "deployment.deploy_host",
+                    "is no host",
+                    "a host name or address without scheme or port; IPv6 in brackets",
+                );
             }
             if remote.deploy_port == 0 {
                 wrong("deployment.deploy_port", "is 0", "1 to 65535");
@@ -199,6 +208,21 @@ pub fn spec(spec: &Spec, errors: &mut Vec<FieldError>) {
             if simulated.latency_ms > 86_400_000 {
                 wrong("deployment.latency_ms", "is more than a day", "0 to 86400000");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_what_stands_before_a_port() {
+        for host in ["dim.example.org", "127.0.0.1", "[::1]", "head_node-2"] {
+            assert!(is_host(host), "{host}");
+        }
+        for host in ["", "..", "a:80", "::1", "[::1", "[a]", "a/b", "user@h", "a b", "ünï"] {
+            assert!(!is_host(host), "{host}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The **run record** of an execution: what was asked for, and what the backend was seen to do with it.
 //!
 //! It is about the latest attempt that was announced to a backend. A terminal part was written once and never changes.
-//! Rounds of polls are presence: null when no worker that this process hears of watches the session.
+//! Rounds of polls are presence while a session lives: null when no worker that this process hears of watches it.
 
 use beampipe_domain::execution::{Observed, Receipt, Terminal};
 use beampipe_projections::executions::{Execution, Session};
@@ -33,6 +33,13 @@ pub fn shape(row: &Execution, session: Option<&Session>, poll: Option<&Poll>) ->
             "next_poll_at": poll.next_poll_at,
             "trouble": poll.trouble,
         })
+    });
+    // What was counted until the end is kept with it.
+    let round = round.or_else(|| {
+        let end = session.terminal.as_ref()?;
+        Some(
+            json!({ "round": end.polls, "started_at": session.recorded_at, "last_poll_at": end.observed_at }),
+        )
     });
     match &session.receipt {
         Some(Receipt::Slurm { .. }) => {

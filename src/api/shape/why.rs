@@ -129,9 +129,9 @@ fn watched(what: String, around: Around<'_>) -> String {
 fn unclaimed(job: &Job, capabilities: Option<&[String]>) -> String {
     let needed = job.required_capability.as_deref();
     match (capabilities, needed) {
-        (Some([]), _) => format!("no live worker is there to claim job {}", job.id),
+        (Some([]), _) => format!("a live worker to claim job {}; there is none", job.id),
         (Some(able), Some(needed)) if !able.iter().any(|capability| capability == needed) => {
-            format!("no live worker has capability {needed}, which job {} needs", job.id)
+            format!("a live worker with capability {needed} to claim job {}; there is none", job.id)
         }
         _ => format!("a worker to claim job {}", job.id),
     }
@@ -152,7 +152,7 @@ fn preparing(row: &Execution, around: Around<'_>) -> Why {
         ),
         "queued" => Why::new(
             format!("{}{before}", unclaimed(job, around.capabilities)),
-            Some(job.next_run_at),
+            Some(job.updated_at),
             Some(job.next_run_at),
         ),
         "running" => Why::new(
@@ -197,7 +197,9 @@ pub fn source(row: &Source, survey: &Survey) -> Option<Why> {
         return Some(Why::new("somebody to enable it", Some(row.last_event_at), None));
     }
     if let Some(requested) = row.discovery_requested_at {
-        return Some(Why::new("the discovery that was asked for", Some(requested), None));
+        let before = row.last_error.as_deref().map(|error| format!(" (the one before: {error})"));
+        let what = format!("the discovery that was asked for{}", before.unwrap_or_default());
+        return Some(Why::new(what, Some(requested), None));
     }
     Some(match row.phase.as_str() {
         "pending" => {
@@ -213,6 +215,11 @@ pub fn source(row: &Source, survey: &Survey) -> Option<Why> {
         "executing" => {
             let execution = row.admitted_execution_id.map(|id| id.to_string()).unwrap_or_default();
             Why::new(format!("execution {execution} to end"), row.admitted_at, None)
+        }
+        "failed" => {
+            let what =
+                "somebody to retry its last execution, which failed, or other data from its next discovery";
+            Why::new(what, Some(row.last_event_at), next_look.filter(|_| survey.discovers))
         }
         _ if !survey.discovers => {
             Why::new("somebody to ask for a discovery: the project does not by itself", None, None)

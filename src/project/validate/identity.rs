@@ -208,10 +208,12 @@ pub(super) fn check_url(path: &str, text: &str, report: &mut Report) {
             && url.password().is_none()
     });
     if !good {
+        // A password may be in it: what is before an `@` is not repeated.
+        let shown = text.rsplit_once('@').map_or(text.to_owned(), |(_, host)| format!("…@{host}"));
         report.error_hint(
             path,
             "bad_url",
-            format!("`{text}` is not an address to ask"),
+            format!("`{shown}` is not an address to ask"),
             Some("http:// or https://, a host, and no password in it".to_owned()),
         );
     }

@@ -17,7 +17,7 @@ use super::Claimed;
 use crate::handle::HandleError;
 use crate::project::ProjectConfig;
 use crate::project::discover::{AdapterMap, Outcome as Found, TapQuery, discover};
-use crate::work::probes::{down, tap_dependency};
+use crate::work::probes::archives_away;
 use crate::work::{JobError, Shop};
 
 /// Sources of one batch that are looked up at once; the archives are paced per service as well.
@@ -48,6 +48,10 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
     let project = &order.project_module;
     let (config_id, version, config) = active_config(shop, project).await?;
     let adapters = adapters(shop, &config)?;
+    // Known to be away: nothing is asked, and no attempt is burnt.
+    if let Some(adapter) = config.adapters.required.iter().find(|adapter| !adapters.contains_key(*adapter)) {
+        return Err(JobError::Wait(format!("the archive {adapter} is down")));
+    }
     let ends: Vec<Result<Option<Ended>, JobError>> = futures::stream::iter(order.source_ids.iter().copied())
         .map(|source| one(shop, job, source, (config_id, version), &config, &adapters))
         .buffer_unordered(AT_ONCE)
@@ -84,10 +88,10 @@ async fn active_config(shop: &Shop, project: &str) -> Result<(Uuid, u64, Arc<Pro
 
 /// The archives that are not known to be away.
 fn adapters(shop: &Shop, config: &ProjectConfig) -> Result<AdapterMap, JobError> {
-    let away = down(shop);
+    let away = archives_away(shop, config);
     let mut adapters: AdapterMap = BTreeMap::new();
     for (name, address) in config.endpoints() {
-        if away.contains(&tap_dependency(&name)) {
+        if away.contains_key(&name) {
             continue;
         }
         let client = shop.archive(&address, config.tap_limits());
@@ -167,7 +171,8 @@ async fn sorted(
             )
         }
         Found::TapSkipped { adapter } => {
-            let reason = format!("{} is down", tap_dependency(&adapter));
+            let address = config.endpoints().remove(&adapter).unwrap_or_default();
+            let reason = format!("{} is down", shop.seen.archive(&adapter, &address));
             let ended = Ended::Away(format!("{identifier}: {reason}"));
             (Outcome::TapSkipped { adapter, reason }, ended)
         }

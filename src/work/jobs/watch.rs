@@ -58,7 +58,7 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
         unseen: 0,
         same_state: 0,
     };
-    let result = watch.to_the_end().await;
+    let result = watch.until_the_end().await;
     shop.polls.forget(execution);
     result
 }
@@ -81,7 +81,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn to_the_end(&mut self) -> Result<Option<Value>, JobError> {
+    async fn until_the_end(&mut self) -> Result<Option<Value>, JobError> {
         let started_at = self.shop.clock.now();
         let stream = stream_name::<Execution>(&self.key);
         let position = self.shop.handle.load::<Execution>(&self.key).await?.position;

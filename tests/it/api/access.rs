@@ -141,3 +141,13 @@ async fn nobody_comes_further_than_his_role() {
         }
     }
 }
+
+#[test]
+fn every_route_is_in_the_description_of_the_api() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).unwrap();
+    for (method, path, _) in ROUTES {
+        for part in path.split('/').filter(|part| !part.is_empty() && !part.starts_with('{')) {
+            assert!(page.contains(part), "{method} {path}: docs/api.md does not have {part:?}");
+        }
+    }
+}

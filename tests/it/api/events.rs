@@ -92,9 +92,9 @@ async fn nobody_misses_or_repeats_an_event_while_many_follow() {
     let service = std::sync::Arc::new(support::service().await);
     service.project("p").await;
     let source = service.source("p", "A").await;
-    let total = 301;
+    let total = 1001;
     let mut followers = vec![];
-    for n in 0..40 {
+    for n in 0..200 {
         let service = service.clone();
         let path =
             if n % 2 == 0 { format!("/sources/{source}/events") } else { "/projects/p/events".to_owned() };

@@ -54,8 +54,14 @@ impl Service {
         service
     }
 
-    /// Starts the process (again) on the same state directory.
+    /// Starts the process (again) on the same state directory and waits until it is ready.
     pub async fn start_again(&mut self, more: &[(&str, &str)]) {
+        self.spawn(more);
+        self.wait_until_ready(more).await;
+    }
+
+    /// Starts the process and waits for nothing.
+    pub fn spawn(&mut self, more: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs");
         self.starts += 1;
         // The system hands out a port that is free now; the listener of the service takes it over.
@@ -78,6 +84,9 @@ impl Service {
             .stdout(out.try_clone().unwrap())
             .stderr(out);
         self.child = Some(command.spawn().unwrap());
+    }
+
+    async fn wait_until_ready(&mut self, more: &[(&str, &str)]) {
         let begun = Instant::now();
         loop {
             if let Ok(answer) = self.http.get(self.url("/ready")).send().await
@@ -176,23 +185,31 @@ impl Service {
 
     /// Uploads the demo's survey, changed by `change`, and a profile on the manager at `dim_port`.
     pub async fn survey(&self, dim_port: u16, change: impl Fn(String) -> String) {
-        let graph = format!("{SCRIPTS}/graphs/ingest-scatter.graph");
-        let sha256 = beampipe::artifacts::digest(&std::fs::read(&graph).unwrap());
-        let yaml = std::fs::read_to_string(format!("{SCRIPTS}/demo/project.yaml")).unwrap();
-        let yaml = yaml
-            .replace("@TAP_URL@", &told("BEAMPIPE_TEST_TAP_URL"))
-            .replace("@GRAPH_PATH@", &graph)
-            .replace("@GRAPH_SHA256@", &sha256);
-        let request = self.request(reqwest::Method::POST, "/project-configs");
-        let answer =
-            request.header("content-type", "application/x-yaml").body(change(yaml)).send().await.unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
-        assert_eq!(status, 201, "{text}");
+        self.configure(change).await;
         let profile = std::fs::read_to_string(format!("{SCRIPTS}/demo/profile.json")).unwrap();
         let profile = profile
             .replace("@TM_URL@", &told("BEAMPIPE_TEST_TM_URL"))
             .replace("@DIM_PORT@", &dim_port.to_string());
         self.post("/deployment-profiles", serde_json::from_str(&profile).unwrap()).await;
+    }
+
+    /// A profile under the name that the demo's survey asks for, whose runs are simulated and last `run_ms`.
+    pub async fn simulate(&self, run_ms: u64) {
+        let profile = json!({
+            "name": "demo", "project_module": PROJECT, "is_default": true,
+            "deployment": {"kind": "simulated", "latency_ms": run_ms},
+        });
+        self.post("/deployment-profiles", profile).await;
+    }
+
+    /// Uploads the demo's survey, changed by `change`.
+    pub async fn configure(&self, change: impl Fn(String) -> String) {
+        let yaml = survey_yaml();
+        let request = self.request(reqwest::Method::POST, "/project-configs");
+        let answer =
+            request.header("content-type", "application/x-yaml").body(change(yaml)).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 201, "{text}");
     }
 
     pub async fn register(&self, identifiers: &[&str]) {
@@ -215,12 +232,16 @@ impl Service {
             if done(&executions) {
                 return executions;
             }
-            assert!(
-                begun.elapsed() < bound,
-                "not {what} after {bound:?}: {:#?}\n{}",
-                executions.iter().map(|e| (&e["status"], &e["why"], &e["last_error"])).collect::<Vec<_>>(),
-                tail(&self.said())
-            );
+            if begun.elapsed() > bound {
+                let of = |e: &Value| format!("{} {} {}", e["status"], e["why"]["text"], e["last_error"]);
+                let executions: Vec<String> = executions.iter().map(of).collect();
+                let jobs = self.get("/jobs?limit=50").await;
+                let of = |j: &Value| {
+                    format!("{} {} {} {}", j["kind"], j["status"], j["attempts"], j["last_error"])
+                };
+                let jobs: Vec<String> = jobs.as_array().unwrap().iter().map(of).collect();
+                panic!("not {what} after {bound:?}: {executions:#?} {jobs:#?}\n{}", tail(&self.said()));
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
@@ -284,6 +305,16 @@ fn free_port() -> u16 {
 fn tail(text: &str) -> &str {
     let start = text.char_indices().rev().nth(4000).map_or(0, |(at, _)| at);
     &text[start..]
+}
+
+/// The demo's survey, as it is uploaded.
+pub fn survey_yaml() -> String {
+    let graph = format!("{SCRIPTS}/graphs/ingest-scatter.graph");
+    let sha256 = beampipe::artifacts::digest(&std::fs::read(&graph).unwrap());
+    let yaml = std::fs::read_to_string(format!("{SCRIPTS}/demo/project.yaml")).unwrap();
+    yaml.replace("@TAP_URL@", &told("BEAMPIPE_TEST_TAP_URL"))
+        .replace("@GRAPH_PATH@", &graph)
+        .replace("@GRAPH_SHA256@", &sha256)
 }
 
 /// The sessions that a manager shows, by id.

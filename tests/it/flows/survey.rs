@@ -79,7 +79,7 @@ async fn the_failure_names_its_cause(service: &Service, execution: &Value) {
     let sha256 = log["sha256"].as_str().unwrap();
     let (status, text) = service.text(&format!("/executions/{id}/artifacts/{sha256}"), "*/*").await;
     assert_eq!(status, 200);
-    assert!(text.contains("REJECTED"), "the drop's own words are in the evidence: {text}");
+    assert!(text.contains("rejected"), "the drop's own words are in the evidence: {text}");
 }
 
 /// Reads an execution's stream to its terminal event, in two parts broken off at several places.
