@@ -14,6 +14,9 @@ async fn read_models_that_were_deleted_come_back_byte_identical() {
     let executions = service
         .until("at their end", Duration::from_secs(120), |all| all.len() == 5 && all.iter().all(is_terminal))
         .await;
+    let failed = executions.iter().filter(|execution| execution["status"] == "failed");
+    let errors: Vec<String> = failed.map(|e| format!("{} {}", e["sources"], e["last_error"])).collect();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
     let mut paths = vec![
         "/projects".to_owned(),
         format!("/project-configs/{PROJECT}"),
