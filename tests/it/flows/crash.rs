@@ -183,7 +183,8 @@ async fn a_manager_that_is_away_delays_executions_and_fails_none() {
     service.register(&GOOD[..2]).await;
     let waiting = service
         .until("waiting", Duration::from_secs(60), |all| {
-            all.len() == 2 && all.iter().all(|e| e["status"] == "running" && e["why"].is_object())
+            // One at a time: the second source waits for the first's end.
+            all.len() == 1 && all.iter().all(|e| e["status"] == "running" && e["why"].is_object())
         })
         .await;
     assert!(waiting.iter().all(|e| !is_terminal(e)));
@@ -197,7 +198,8 @@ async fn a_manager_that_is_away_delays_executions_and_fails_none() {
     }
     assert!(ready["status"] == "degraded" && ready.to_string().contains("dim_demo"), "{ready:#}");
     own.call("start-dim");
-    let executions =
-        service.until("at their end", Duration::from_secs(120), |all| all.iter().all(is_terminal)).await;
+    let executions = service
+        .until("at their end", Duration::from_secs(120), |all| all.len() == 2 && all.iter().all(is_terminal))
+        .await;
     assert_eq!(executions.iter().filter(status_is("completed")).count(), 2, "{executions:#?}");
 }
