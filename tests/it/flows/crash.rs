@@ -86,6 +86,13 @@ async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
     let mut service = Service::start(&[]).await;
     service.survey(own.port(), |yaml| yaml).await;
     service.register(&GOOD).await;
+    // Kills are to hit executions: what is killed before its discovery has run nothing.
+    service
+        .until("running", Duration::from_secs(60), |all| {
+            all.iter().any(|e| e["submission_state"] == "submitted")
+        })
+        .await;
+    let mut hit = 0;
     let mut acknowledged = BTreeSet::new();
     let (kills, begun) = (if soak { 30 } else { 8 }, Instant::now());
     for n in 0..kills {
@@ -103,6 +110,7 @@ async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        hit += usize::from(!service.executions().await.iter().all(is_terminal));
         service.kill();
         service.start_again(&[]).await;
         if soak && n % 5 == 4 {
@@ -120,8 +128,9 @@ async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
     let registered = registered(&service).await;
     let lost: Vec<&String> = acknowledged.iter().filter(|name| !registered.contains(*name)).collect();
     assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
+    assert!(hit > 0, "no kill hit a live execution");
     eprintln!(
-        "{} kills, {} executions, {} acknowledged sources",
+        "{hit} of {} kills hit live executions, {} executions, {} acknowledged sources",
         kills,
         executions.len(),
         acknowledged.len()
@@ -140,10 +149,12 @@ async fn again(service: &Service) {
         let request = service.request(reqwest::Method::POST, "/executions").json(&body);
         // It may not have been discovered yet: then there is nothing to run.
         let Ok(answer) = request.send().await else { continue };
-        if answer.status() != 201 {
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        if status != 201 {
+            eprintln!("{source} is not run again: {status} {text}");
             continue;
         }
-        let created: Value = answer.json().await.unwrap();
+        let created: Value = serde_json::from_str(&text).unwrap();
         let path = format!("/executions/{}/execute", created["uuid"].as_str().unwrap());
         service.post(&path, serde_json::json!({"do_stage": true, "do_submit": true})).await;
     }
