@@ -1,6 +1,7 @@
 //! **Work**: what the service does by itself. The [`scheduler`] decides what is to be done now (discovery, admission,
 //! reconciliation) and enqueues it; the [`queue`] hands it out; a [`worker`] does it, one file a kind under [`jobs`];
-//! [`probes`] look at what the work depends on; [`submit`] hands executions over and settles what was lost.
+//! [`probes`] look at what the work depends on; [`room`] says
+//! who goes on where a profile has room for some; [`submit`] hands executions over and settles what was lost.
 //!
 //! Invariants: everything here is a command to a decider, so two of anything are harmless; a job is claimed by an append,
 //! so it has one worker; a dependency that hangs holds only the lane of the jobs that need it. What is known only to this
@@ -9,6 +10,7 @@
 pub mod jobs;
 pub mod probes;
 pub mod queue;
+pub mod room;
 pub mod scheduler;
 pub mod stage;
 pub mod submit;

@@ -50,6 +50,8 @@ CREATE TABLE IF NOT EXISTS executions (
     job_id                   BLOB,
     do_stage                 INTEGER,
     do_submit                INTEGER,
+    -- The position of the present attempt's `execution.execute_started`: its place in the line for its profile.
+    executing_position       INTEGER,
     -- When each control phase was entered, in the present attempt.
     admission_pending_at     INTEGER,
     admitted_at              INTEGER,
@@ -71,6 +73,8 @@ CREATE TABLE IF NOT EXISTS executions (
 CREATE INDEX IF NOT EXISTS executions_status ON executions (status, created_position);
 CREATE INDEX IF NOT EXISTS executions_project ON executions (project_module, created_position);
 CREATE INDEX IF NOT EXISTS executions_live ON executions (submission_state, created_position) WHERE completed_at IS NULL;
+CREATE INDEX IF NOT EXISTS executions_line ON executions (profile_id, executing_position)
+    WHERE completed_at IS NULL AND do_submit;
 
 -- Which executions a source was part of.
 CREATE TABLE IF NOT EXISTS execution_sources (

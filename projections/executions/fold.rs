@@ -276,8 +276,9 @@ impl Fold<'_> {
             // Handled by the caller: it has no row before it.
             E::Created(_) => Ok(()),
             E::ExecuteStarted(e) => {
+                let position = self.envelope.recorded.position;
                 update!(self, before, { status = "running", submission_state = "preparing" }, "control_phase = 'admitted', admitted_at = ?6, started_at = ?6, job_id = ?7, do_stage = ?8, do_submit \
-                        = ?9,", &[&blob(&e.job_id), &e.do_stage, &e.do_submit],
+                        = ?9, executing_position = ?10,", &[&blob(&e.job_id), &e.do_stage, &e.do_submit, &position],
                 )
             }
             E::Running(e) => {
@@ -518,7 +519,7 @@ impl Fold<'_> {
                     scheduler_reason = NULL, daliuge_session_id = NULL, terminal_outcome = NULL, failure_class = NULL, \
                     cancel_requested = 0, manifest_sha256 = NULL, dataset_count = NULL, source_graph_sha256 = NULL, \
                     patched_graph_sha256 = NULL, physical_graph_sha256 = NULL, started_at = NULL, completed_at = NULL, \
-                    job_id = NULL, do_stage = NULL, do_submit = NULL, admission_pending_at = ?6, admitted_at = NULL, \
+                    job_id = NULL, do_stage = NULL, do_submit = NULL, executing_position = NULL, admission_pending_at = ?6, admitted_at = NULL, \
                     manifest_generated_at = NULL, graph_patched_at = NULL, translated_at = NULL, submission_pending_at = \
                     NULL, submitted_at = NULL, monitoring_at = NULL, output_verification_at = NULL, terminal_at = NULL,", &[&attempt],
                 )

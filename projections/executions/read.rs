@@ -124,6 +124,17 @@ impl Execution {
 }
 
 row! {
+    /// A place in the line for a deployment profile.
+    pub struct Place {
+        pub profile_id: Uuid,
+        /// Of the `execution.execute_started` of the present attempt.
+        pub executing_position: u64,
+        /// What is only staged needs no room.
+        pub do_submit: bool,
+    }
+}
+
+row! {
     /// One attempt that was announced to a backend: what the run record is made of.
     pub struct Session {
         pub execution: Uuid,
@@ -274,6 +285,26 @@ impl Executions {
 
     pub fn in_flight_on_profile(&self, profile: Uuid) -> Result<u64, ReadModelError> {
         self.0.count("in_flight_profile", Some(&profile.to_string()), None)
+    }
+
+    /// Where an execution stands in the line for its profile; `None` while its present attempt was not asked for.
+    pub fn place_in_line(&self, id: Uuid) -> Result<Option<Place>, ReadModelError> {
+        let columns = Place::columns();
+        let sql =
+            format!("SELECT {columns} FROM executions WHERE id = ?1 AND executing_position IS NOT NULL");
+        self.0.one(&sql, [blob(&id)], Place::from_row)
+    }
+
+    /// How many executions on the same profile were asked for before this one and have not ended; counted up to `most`.
+    ///
+    /// The log orders them, so everyone who reads at least up to `place` agrees who is first. A reader that lags behind the
+    /// ends of others only sees more.
+    pub fn ahead_in_line(&self, profile: Uuid, place: u64, most: u64) -> Result<u64, ReadModelError> {
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM executions INDEXED BY executions_line \
+                   WHERE profile_id = ?1 AND executing_position < ?2 AND completed_at IS NULL AND do_submit LIMIT ?3)";
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let ahead = self.0.one(sql, (blob(&profile), place, most), |row| crate::sql::column(row, 0))?;
+        Ok(ahead.unwrap_or(0))
     }
 
     /// Every attempt that was announced to a backend, oldest first.

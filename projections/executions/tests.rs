@@ -253,6 +253,30 @@ fn lists_are_newest_first_and_bounded() {
 }
 
 #[test]
+fn the_line_for_a_profile_is_in_the_order_of_the_log_and_ends_are_no_part_of_it() {
+    let mut history = History::default();
+    let execute = |n| C::Execute { job_id: id(n), do_stage: true, do_submit: n != 2 };
+    let mut states: Vec<State> = (1..=4).map(|n| given(&mut history, n, [created(n)])).collect();
+    // Not in the order of their creation; the second only stages.
+    for n in [3, 2, 1, 4] {
+        assert!(history.decide(&stream(n), &mut states[n as usize - 1], execute(n)));
+    }
+    let ahead = |history: &History, n: u128| {
+        let (executions, _folded) = then(history);
+        let place = executions.place_in_line(id(n)).unwrap().unwrap();
+        executions.ahead_in_line(place.profile_id, place.executing_position, 9).unwrap()
+    };
+    assert_eq!([3, 1, 4].map(|n| ahead(&history, n)), [0, 1, 2]);
+    let cancel = C::RequestCancel { reason: None };
+    assert!(history.decide(&stream(3), &mut states[2], cancel));
+    assert_eq!([1, 4].map(|n| ahead(&history, n)), [0, 1]);
+    // Retried, it is last.
+    assert!(history.decide(&stream(3), &mut states[2], C::Retry { reason: "again".into() }));
+    assert!(history.decide(&stream(3), &mut states[2], execute(3)));
+    assert_eq!([1, 4, 3].map(|n| ahead(&history, n)), [0, 1, 2]);
+}
+
+#[test]
 fn a_redacted_creation_still_folds() {
     let mut history = History::default();
     let state = given(&mut history, 1, [created(1)]);

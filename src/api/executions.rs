@@ -64,16 +64,40 @@ fn unknown(execution: Uuid) -> Problem {
 }
 
 /// What the read models have beside an execution's row.
+/// How far a line for a profile is counted to say how long it is.
+const MOST_COUNTED: u64 = 1000;
+
 fn beside(models: &Models, row: &rows::Execution) -> Result<Beside, ReadModelError> {
     let mut beside = Beside { sessions: models.executions().sessions(row.id)?, ..Beside::default() };
     if !row.is_terminal() {
         let preparing = row.submission_state == "preparing";
         beside.job = match row.job_id.filter(|_| preparing) {
-            Some(job) => models.jobs().get(job)?,
+            Some(job) => {
+                beside.no_room = no_room(models, row)?;
+                models.jobs().get(job)?
+            }
             None => models.jobs().unfinished_for_execution(row.id, Kind::DimPoll)?,
         };
     }
     Ok(beside)
+}
+
+/// Why the profile of an execution has no room for it, if so.
+fn no_room(models: &Models, row: &rows::Execution) -> Result<Option<String>, ReadModelError> {
+    let Some(profile) = models.projects().profile(row.profile_id)? else { return Ok(None) };
+    let Some(most) = profile.spec.max_concurrent_executions.filter(|_| !profile.removed) else {
+        return Ok(None);
+    };
+    let executions = models.executions();
+    let Some(place) = executions.place_in_line(row.id)?.filter(|place| place.do_submit) else {
+        return Ok(None);
+    };
+    let ahead = executions.ahead_in_line(row.profile_id, place.executing_position, MOST_COUNTED)?;
+    Ok((ahead >= u64::from(most)).then(|| {
+        let profile = profile.spec.name;
+        let ahead = if ahead < MOST_COUNTED { ahead.to_string() } else { format!("at least {ahead}") };
+        format!("room on deployment profile {profile}: at most {most} at once, and {ahead} asked for before it have not ended")
+    }))
 }
 
 impl Api {

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use beampipe_domain::job::Kind;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::room::{self, Room};
 use super::{Shop, jobs, queue};
 use crate::handle::{Context, HandleError};
 
@@ -28,11 +30,13 @@ struct Lane {
     room: usize,
     by_project: bool,
     permits: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Jobs that the last look left because their profile is full: the next one looks behind them.
+    without_room: AtomicUsize,
 }
 
 impl Lane {
     fn new(kinds: &'static [Kind], room: usize, by_project: bool) -> Self {
-        Self { kinds, room, by_project, permits: Mutex::default() }
+        Self { kinds, room, by_project, permits: Mutex::default(), without_room: AtomicUsize::new(0) }
     }
 
     /// Room for one more job of a project.
@@ -163,7 +167,8 @@ impl Crew {
             let now = self.shop.clock.now();
             let capabilities = &self.shop.settings.capabilities;
             // More than there is room for, because some may be held or claimed already.
-            let wanted = 64 + self.held.lock().len().min(256) as u64;
+            let without_room = lane.without_room.load(Relaxed);
+            let wanted = 64 + (self.held.lock().len().min(256) + without_room.min(10_000)) as u64;
             let jobs = self.shop.models.jobs();
             let ready = match jobs.ready(now, capabilities, Some(lane.kinds), &full, wanted) {
                 Ok(ready) => ready,
@@ -172,12 +177,32 @@ impl Crew {
                     return;
                 }
             };
+            let mut waiting = 0;
             for row in ready {
                 if self.held.lock().contains_key(&row.id) {
                     continue;
                 }
+                if !self.has_room(&row).await {
+                    waiting += 1;
+                    continue;
+                }
                 let Some(permit) = lane.permit(row.project_module.as_deref()) else { continue };
                 self.claim(row.id, None, permit).await;
+            }
+            lane.without_room.store(waiting, Relaxed);
+        }
+    }
+
+    /// Whether the profile of a job's execution has room for it.
+    async fn has_room(&self, row: &beampipe_projections::jobs::Job) -> bool {
+        let (Some(Kind::Execute), Some(execution)) = (row.parsed_kind(), row.execution_id) else {
+            return true;
+        };
+        match room::of(&self.shop, execution).await {
+            Ok(found) => found == Room::Free,
+            Err(error) => {
+                tracing::warn!(job = %row.id, %error, "cannot see whether there is room for an execution");
+                false
             }
         }
     }

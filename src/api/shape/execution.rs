@@ -16,6 +16,7 @@ pub struct Beside {
     pub job: Option<beampipe_projections::jobs::Job>,
     pub poll: Option<Poll>,
     pub capabilities: Option<Vec<String>>,
+    pub no_room: Option<String>,
     pub manifest: Option<Value>,
     /// The project's wish to have outputs verified: whether, and by which schema.
     pub verification: (bool, Option<String>),
@@ -28,6 +29,7 @@ impl Beside {
             session: self.sessions.last(),
             poll: self.poll.as_ref(),
             capabilities: self.capabilities.as_deref(),
+            no_room: self.no_room.as_deref(),
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Around<'a> {
     pub poll: Option<&'a Poll>,
     /// Live workers and what they can do, when that is known.
     pub capabilities: Option<&'a [String]>,
+    /// Why its profile has no room for it, if so.
+    pub no_room: Option<&'a str>,
 }
 
 /// `None` when the execution has ended.
@@ -145,6 +147,9 @@ fn preparing(row: &Execution, around: Around<'_>) -> Why {
     let before = job.last_error.as_deref().map(|error| format!(" (the attempt before: {error})"));
     let before = before.unwrap_or_default();
     match job.status.as_str() {
+        "queued" if around.no_room.is_some() => {
+            Why::new(format!("{}{before}", around.no_room.unwrap_or_default()), since, None)
+        }
         "queued" if job.attempts > 0 => Why::new(
             format!("attempt {} of job {}{before}", job.attempts + 1, job.id),
             Some(job.updated_at),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Claimed;
 use crate::handle::HandleError;
+use crate::work::room::{self, Room};
 use crate::work::stage::{self, StageError};
 use crate::work::submit::{HandedOver, settle, submit};
 use crate::work::{JobError, Shop, queue};
@@ -29,6 +30,11 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
             told(shop, job, execution, handed).await
         }
         Execution::Preparing { work, .. } => {
+            match room::of(shop, execution).await? {
+                Room::Free => {}
+                // Claimed before others that were asked for earlier were read here.
+                full => return Err(JobError::Wait(full.to_string())),
+            }
             let flags = (work.do_stage, work.do_submit);
             match prepare(shop, job, execution, flags).await {
                 Ok(result) => Ok(result),

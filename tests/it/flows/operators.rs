@@ -11,6 +11,7 @@ mod commands;
 mod incidents;
 mod manager;
 mod newer;
+mod room;
 
 /// Sources of the sample archive whose graphs finish.
 pub const SIMULATED: [&str; 4] = ["HIPASSJ1318-21", "HIPASSJ0039-14", "HIPASSJ1305-20", "HIPASSJ1321-19"];
