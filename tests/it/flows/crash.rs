@@ -118,7 +118,8 @@ async fn a_storm_of_kills_loses_nothing_and_submits_nothing_twice() {
         }
     }
     let executions = service
-        .until("all at their end", Duration::from_secs(180), |all| {
+        // One at a time on one Node Manager: a soak leaves a line of them.
+        .until("all at their end", Duration::from_secs(if soak { 600 } else { 180 }), |all| {
             all.len() >= 4 && all.iter().all(is_terminal)
         })
         .await;
