@@ -1,16 +1,17 @@
-//! The read model behind workers: follows `worker-*`, reads nothing but its own rows.
+//! The read model behind workers: follows `worker-*` and `lease-*`, reads nothing but its own rows.
 //!
 //! Heartbeats are presence; a worker that fell silent is here as it was until somebody writes that it is lost.
 
 use std::sync::Arc;
 
 use beampipe_domain::Event;
+use beampipe_domain::lease::Event as L;
 use beampipe_domain::worker::Event as W;
 use rusqlite::{Connection, OptionalExtension, Result};
 
 use crate::counts::Counts;
 use crate::projection::Projection;
-use crate::sql::{json, micros, stream_rest};
+use crate::sql::{blob, json, micros, stream_rest};
 use crate::{Envelope, Gauges, WorkerGauges};
 
 mod read;
@@ -20,17 +21,21 @@ pub(crate) struct Projected;
 
 impl Projection for Projected {
     const NAME: &'static str = "workers";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = include_str!("../migrations/views/workers.sql");
-    const CATEGORIES: &'static [&'static str] = &["worker"];
+    const CATEGORIES: &'static [&'static str] = &["worker", "lease"];
     type Gauges = WorkerGauges;
 
     fn wants(event: &Event) -> bool {
-        matches!(event, Event::Worker(_))
+        matches!(event, Event::Worker(_) | Event::Lease(_))
     }
 
     fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
-        let Event::Worker(event) = &envelope.event else { return Ok(()) };
+        let event = match &envelope.event {
+            Event::Worker(event) => event,
+            Event::Lease(event) => return lease(db, envelope, event),
+            _ => return Ok(()),
+        };
         let recorded = &envelope.recorded;
         let id = stream_rest(&recorded.stream);
         let now = micros(recorded.occurred_at);
@@ -117,8 +122,21 @@ impl Projection for Projected {
     }
 }
 
+fn lease(db: &Connection, envelope: &Envelope, event: &L) -> Result<()> {
+    match event {
+        L::Taken(e) => db
+            .prepare_cached(
+                "INSERT OR REPLACE INTO leases (role, holder, claim_id, taken_at) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute((&e.role, &e.holder, blob(&e.claim_id), micros(envelope.recorded.occurred_at)))?,
+        L::Released(e) => db.prepare_cached("DELETE FROM leases WHERE role = ?1")?.execute([&e.role])?,
+    };
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use beampipe_domain::lease::{Released, Taken};
     use beampipe_domain::worker::{Drained, Lost, Resumed, Started, Stopped};
 
     use super::*;
@@ -155,5 +173,23 @@ mod tests {
             .tell("worker-a", W::Stopped(Stopped { handed_back: 0 }));
         let gauges = history.fold::<Projected>(&[]).gauges.workers.clone();
         assert_eq!((gauges.active, gauges.draining), (1, 0));
+    }
+
+    #[test]
+    fn who_acts_is_whoever_took_the_lease_last() {
+        let claim = |n| uuid::Uuid::from_u128(n);
+        let taken = |n| {
+            let (holder, claim_id) = (format!("scheduler/{n}"), claim(n));
+            L::Taken(Taken { role: "scheduler".into(), holder, claim_id, ..Taken::default() })
+        };
+        let mut history = History::default();
+        history.tell("lease-scheduler", taken(1)).tell("lease-scheduler", taken(2));
+        let leases =
+            |history: &History| Workers(history.fold::<Projected>(&[1]).reader.clone()).leases().unwrap();
+        let held = leases(&history);
+        assert_eq!((held.len(), held[0].holder.as_str(), held[0].taken_at), (1, "scheduler/2", at(2)));
+        history
+            .tell("lease-scheduler", L::Released(Released { role: "scheduler".into(), claim_id: claim(2) }));
+        assert_eq!(leases(&history), []);
     }
 }

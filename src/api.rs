@@ -263,7 +263,12 @@ pub fn router(api: Api) -> Router {
 
 /// `/metrics` without a key, for a listener that only Prometheus reaches.
 pub fn metrics_router(api: Api) -> Router {
-    Router::new().route("/metrics", get(health::metrics)).fallback(layers::unknown_route).with_state(api)
+    Router::new()
+        .route("/metrics", get(health::metrics))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .fallback(layers::unknown_route)
+        .with_state(api)
 }
 
 async fn problem_page(extract::Name(slug): extract::Name) -> Result<impl IntoResponse, problem::Problem> {

@@ -11,6 +11,7 @@ use beampipe_log::sqlite::{SqliteLog, SqliteOptions};
 use beampipe_projections::Models;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Parts, Readiness, Settings};
@@ -18,7 +19,7 @@ use crate::artifacts::Artifacts;
 use crate::auth;
 use crate::clock::Clock;
 use crate::codec;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::metrics::measured::Measured;
@@ -35,9 +36,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let artifacts =
         Artifacts::local(&config.artifacts_dir()).context("the artifact store cannot be opened")?;
 
-    let listener = listen(config.http.listen, "http.listen").await?;
+    let answers = config.roles.contains(&Role::Api);
+    let listener = if answers { Some(listen(config.http.listen, "http.listen").await?) } else { None };
     let metrics_listener = listen(config.metrics.listen, "metrics.listen").await?;
-    if let Some(first) = auth::bootstrap_admin(&handle).await? {
+    if answers && let Some(first) = auth::bootstrap_admin(&handle).await? {
         println!("The log is empty: this is the first start. The following is shown once.");
         println!("  user:     {}", first.username);
         println!("  password: {}", first.one_time_password);
@@ -59,8 +61,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let host = work::worker::host_name();
     let instance_name =
         Some(config.work.instance_name.clone()).filter(|name| !name.is_empty()).unwrap_or(host.clone());
-    let worker_id = format!("{host}-{}-{}", std::process::id(), &clock.id().simple().to_string()[20..]);
-    let settings = crate::config::Work { instance_name, ..config.work.clone() };
+    let process = format!("{host}-{}-{}", std::process::id(), &clock.id().simple().to_string()[20..]);
+    let simulated_dir =
+        config.work.simulated_dir.clone().or_else(|| Some(config.state_dir.join("simulated")));
+    let settings = crate::config::Work { instance_name, simulated_dir, ..config.work.clone() };
     let shop = Shop::new(
         handle,
         models.clone(),
@@ -69,7 +73,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         settings,
         config.dependencies.clone(),
         metrics,
-        worker_id,
+        process,
     )?;
     let seen = shop.seen.clone();
     readiness.looks_from(move || {
@@ -81,19 +85,23 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         };
         seen.all().into_iter().map(|(name, seen)| (name, look(seen))).collect()
     });
-    let work = Work::start(Arc::new(shop));
+    let work = Work::start(Arc::new(shop), &config);
 
-    let public = listener.local_addr()?;
-    let serving = tokio::spawn(serve_on(listener, api::router(api.clone()), stopping.clone()));
-    let scraped = tokio::spawn(serve_on(metrics_listener, api::metrics_router(api), stopping.clone()));
-    tracing::info!(address = %public, metrics = %config.metrics.listen, "serving");
+    let mut servers = vec![];
+    if let Some(listener) = listener {
+        tracing::info!(address = %listener.local_addr()?, "answering requests");
+        servers.push(tokio::spawn(serve_on(listener, api::router(api.clone()), stopping.clone())));
+    }
+    let metrics_address = metrics_listener.local_addr()?;
+    servers.push(tokio::spawn(serve_on(metrics_listener, api::metrics_router(api), stopping.clone())));
+    tracing::info!(roles = ?config.roles, metrics = %metrics_address, "serving");
 
     told_to_stop().await?;
     tracing::info!("stopping");
     work.stop().await;
     stopping.cancel();
     let patience = Duration::from_secs(config.http.drain_seconds);
-    for server in [serving, scraped] {
+    for server in servers {
         if tokio::time::timeout(patience, server).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
@@ -144,35 +152,45 @@ fn api_settings(config: &Config) -> Settings {
 /// The tasks that work, in the order in which they are stopped.
 struct Work {
     planning: CancellationToken,
+    keeping: CancellationToken,
     working: CancellationToken,
     planners: Vec<tokio::task::JoinHandle<()>>,
-    worker: tokio::task::JoinHandle<()>,
+    keeper: Option<tokio::task::JoinHandle<()>>,
+    worker: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Work {
-    fn start(shop: Arc<Shop>) -> Self {
-        let (planning, working) = (CancellationToken::new(), CancellationToken::new());
-        let planners = vec![
-            tokio::spawn(work::scheduler::run(shop.clone(), planning.clone())),
-            tokio::spawn(work::probes::run(shop.clone(), planning.clone())),
-        ];
-        let until = working.clone();
-        let worker = tokio::spawn(async move {
-            // The embedded log has one writer, so whoever worked on it before is gone.
-            if let Err(error) = work::worker::run(shop, until, true).await {
-                tracing::error!(%error, "the worker has ended");
-            }
-        });
-        Self { planning, working, planners, worker }
+    fn start(shop: Arc<Shop>, config: &Config) -> Self {
+        let [planning, keeping, working] = [(); 3].map(|()| CancellationToken::new());
+        let alone = config.alone_on_the_log();
+        let (mut planners, mut keeper) = (vec![], None);
+        if config.roles.contains(&Role::Scheduler) {
+            let (tell, acting) = watch::channel(None);
+            keeper = Some(tokio::spawn(work::lease::keep(shop.clone(), tell, keeping.clone(), alone)));
+            planners.push(tokio::spawn(work::scheduler::run(shop.clone(), acting.clone(), planning.clone())));
+            planners.push(tokio::spawn(work::probes::run(shop.clone(), acting, planning.clone())));
+        } else {
+            planners.push(tokio::spawn(work::probes::listen(shop.clone(), planning.clone())));
+        }
+        let works = config.roles.contains(&Role::Worker);
+        let worker = works.then(|| tokio::spawn(work::worker::run(shop, working.clone(), alone)));
+        Self { planning, keeping, working, planners, keeper, worker }
     }
 
+    /// The lease goes when nobody here acts on it any more; what runs ends last.
     async fn stop(self) {
         self.planning.cancel();
         for planner in self.planners {
             let _ = planner.await;
         }
+        self.keeping.cancel();
+        if let Some(keeper) = self.keeper {
+            let _ = keeper.await;
+        }
         self.working.cancel();
-        let _ = self.worker.await;
+        if let Some(worker) = self.worker {
+            let _ = worker.await;
+        }
     }
 }
 

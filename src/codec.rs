@@ -138,6 +138,8 @@ table! {
     worker::Resumed(Worker) = "worker.resumed" v 1,
     worker::Stopped(Worker) = "worker.stopped" v 1,
     worker::Lost(Worker) = "worker.lost" v 1,
+    lease::Taken(Lease) = "lease.taken" v 1,
+    lease::Released(Lease) = "lease.released" v 1,
     dependency::Up(Dependency) = "dependency.up" v 1,
     dependency::Down(Dependency) = "dependency.down" v 1,
     account::Created(Account) = "account.created" v 1,

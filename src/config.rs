@@ -4,6 +4,7 @@
 //! No value is a secret: a secret is a reference to one (`{env = "…"}` or `{file = "…"}`). `beampipe config explain`
 //! prints each value with where it comes from.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// What this process does: `api`, `scheduler`, `worker` in any mix. All of them share the log.
+    pub roles: BTreeSet<Role>,
     /// Where the log, the read models and the artifacts are kept unless told otherwise.
     pub state_dir: PathBuf,
     pub log: Log,
@@ -23,6 +26,18 @@ pub struct Config {
     pub work: Work,
     pub dependencies: Dependencies,
     pub telemetry: Telemetry,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Answers requests.
+    Api,
+    /// Says what is to be done; of several, one acts and the others stand by.
+    Scheduler,
+    /// Does it.
+    Worker,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -74,6 +89,8 @@ pub struct Work {
     /// A job whose worker was silent for so long is taken over, in seconds.
     pub lease_seconds: u64,
     pub heartbeat_seconds: u64,
+    /// A scheduler that was silent for so long is replaced by one that stands by, in seconds.
+    pub scheduler_lease_seconds: u64,
     /// How often the scheduler looks for work, in seconds.
     pub tick_seconds: u64,
     pub max_attempts: u32,
@@ -92,6 +109,9 @@ pub struct Work {
     pub drain_seconds: u64,
     /// Where the relative graph paths of project configurations start.
     pub graph_dir: PathBuf,
+    /// Where the sessions of profiles of kind `simulated` live; processes that share them name one directory. Absent:
+    /// `simulated` in the state directory.
+    pub simulated_dir: Option<PathBuf>,
     /// The Translator Manager for profiles that name none.
     pub tm_url: Option<String>,
 }
@@ -144,6 +164,7 @@ impl Default for Work {
             watch_concurrency: 2000,
             lease_seconds: 30,
             heartbeat_seconds: 5,
+            scheduler_lease_seconds: 10,
             tick_seconds: 5,
             max_attempts: 5,
             retry_base_ms: 2000,
@@ -154,6 +175,7 @@ impl Default for Work {
             translator_timeout_seconds: 120,
             drain_seconds: 10,
             graph_dir: PathBuf::from("."),
+            simulated_dir: None,
             tm_url: None,
         }
     }
@@ -174,6 +196,7 @@ impl Default for Telemetry {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            roles: BTreeSet::from([Role::Api, Role::Scheduler, Role::Worker]),
             state_dir: PathBuf::from("beampipe-state"),
             log: Log::default(),
             http: Http::default(),
@@ -218,8 +241,19 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Whether the values fit together.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let invalid = |field, detail: &str| Err(ConfigError::Invalid { field, detail: detail.to_owned() });
+        if self.roles.is_empty() {
+            return invalid("roles", "names at least one of api, scheduler, worker");
+        }
+        if self.alone_on_the_log() && !self.roles.contains(&Role::Api) {
+            return invalid(
+                "roles",
+                "on the embedded log one process does everything, because no other process can open it: add api, or set \
+                 log.url to a log that several processes share",
+            );
+        }
         if self.work.concurrency == 0 {
             return invalid("work.concurrency", "has to be at least 1");
         }
@@ -227,6 +261,12 @@ impl Config {
             return invalid(
                 "work.heartbeat_seconds",
                 "has to be at least 1 and at most half of work.lease_seconds",
+            );
+        }
+        if self.work.scheduler_lease_seconds < 3 {
+            return invalid(
+                "work.scheduler_lease_seconds",
+                "has to be at least 3: its holder beats every second",
             );
         }
         if self.work.tick_seconds == 0 || self.dependencies.probe_seconds == 0 || self.work.dim_poll_ms == 0 {
@@ -245,6 +285,11 @@ impl Config {
             return invalid("telemetry.format", "is text or json");
         }
         Ok(())
+    }
+
+    /// Whether no other process can append to this log: whoever worked on it before is gone.
+    pub fn alone_on_the_log(&self) -> bool {
+        self.log.url.is_empty() || self.log.url.starts_with("sqlite:")
     }
 
     /// The file of the embedded log.

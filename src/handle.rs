@@ -137,6 +137,14 @@ impl Handle {
             let from = loaded.head.map_or(0, |head| head.revision + 1);
             let events = self.log.read_stream(&stream, from, Direction::Forward, READ_CHUNK).await?;
             let last_chunk = events.len() < READ_CHUNK;
+            if let (Some(head), Some(next)) = (loaded.head, events.first())
+                && next.prev_hash != Some(head.hash)
+            {
+                // The log lost its end and went on from elsewhere: what is cached never happened.
+                self.cache.lock().pop(&stream);
+                loaded = Loaded::default();
+                continue;
+            }
             for recorded in events {
                 let event = codec::decode(&recorded)?;
                 if let Some(event) = A::pick(&event) {
@@ -206,7 +214,13 @@ impl Handle {
                     self.cache.lock().put(stream, Arc::new(now));
                     return Ok(Done { state, events: decided, head: Some(head), position, event_id });
                 }
-                Err(AppendError::Conflict { .. }) if decisions < MAX_DECISIONS => {}
+                Err(AppendError::Conflict { actual, .. }) if decisions < MAX_DECISIONS => {
+                    // A stream only grows, unless the log lost its end: then what is cached never happened.
+                    let known = loaded.head.map(|head| head.revision);
+                    if actual.map(|head| head.revision) <= known {
+                        self.cache.lock().pop(&stream);
+                    }
+                }
                 Err(AppendError::Conflict { stream, .. }) => return Err(HandleError::Outdated { stream }),
                 Err(error) => return Err(error.into()),
             }

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub slurm_ssh_configured: IntGauge,
     /// Tokens, logins and roles that were refused.
     pub security_check_failures_total: IntCounterVec,
+    /// Whether this process holds the scheduler's lease.
+    pub scheduler_acting: IntGauge,
     /// Leases that the workers of a pool hold.
     pub worker_active_leases: IntGaugeVec,
     /// The age of the oldest heartbeat of a live worker of a pool.
@@ -242,6 +244,10 @@ impl Metrics {
                 "Tokens, logins and roles that were refused, by what was checked.",
                 &["check"],
             ),
+            scheduler_acting: r.keep("gauge", IntGauge::new(
+                "beampipe_scheduler_acting",
+                "Whether this process acts as scheduler: 1 in one process of an installation, 0 in the others.",
+            )),
             worker_active_leases: r.gauges(
                 "beampipe_worker_active_leases",
                 "Leases that the live workers of a pool hold.",

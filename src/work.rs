@@ -1,4 +1,4 @@
-//! **Work**: what the service does by itself. The [`scheduler`] decides what is to be done now (discovery, admission,
+//! **Work**: what the service does by itself. The [`scheduler`], one process by a [`lease`], decides what is to be done now (discovery, admission,
 //! reconciliation) and enqueues it; the [`queue`] hands it out; a [`worker`] does it, one file a kind under [`jobs`];
 //! [`probes`] look at what the work depends on; [`room`] says
 //! who goes on where a profile has room for some; [`submit`] hands executions over and settles what was lost.
@@ -8,6 +8,7 @@
 //! process (how often a session was looked at, when it is looked at next) is presence and not an event.
 
 pub mod jobs;
+pub mod lease;
 pub mod probes;
 pub mod queue;
 pub mod room;
@@ -51,7 +52,9 @@ pub struct Shop {
     pub settings: config::Work,
     pub dependencies: config::Dependencies,
     pub metrics: Arc<Metrics>,
-    pub worker_id: String,
+    /// Names this process among all: its host, its pid, and something drawn at its start.
+    pub process: String,
+    worker_id: Mutex<Arc<str>>,
     /// Checks certificates.
     pub http: reqwest::Client,
     /// For profiles with `verify_ssl: false`.
@@ -106,26 +109,38 @@ impl Shop {
         settings: config::Work,
         dependencies: config::Dependencies,
         metrics: Arc<Metrics>,
-        worker_id: String,
+        process: String,
     ) -> Result<Self, reqwest::Error> {
         Ok(Self {
             handle,
             models,
             artifacts,
             clock,
+            world: settings.simulated_dir.clone().map_or_else(World::default, World::Directory),
             settings,
             dependencies,
             metrics,
-            worker_id,
+            worker_id: Mutex::new(process.as_str().into()),
+            process,
             http: backends::client(true)?,
             http_unverified: backends::client(false)?,
-            world: World::default(),
             polls: Polls::default(),
             seen: probes::Seen::default(),
             turns: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(1023))),
             archives: Mutex::default(),
             configs: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(63))),
         })
+    }
+
+    /// The worker that this process is now.
+    pub fn worker_id(&self) -> Arc<str> {
+        self.worker_id.lock().clone()
+    }
+
+    /// Another worker from here on: one that was declared lost never works again, though its process may go on.
+    pub fn be_another_worker(&self) {
+        let drawn = &self.clock.id().simple().to_string()[20..];
+        *self.worker_id.lock() = format!("{}-{drawn}", self.process).into();
     }
 
     /// What an execution was created as: the first event of its stream.

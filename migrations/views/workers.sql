@@ -18,3 +18,11 @@ CREATE TABLE IF NOT EXISTS workers (
     last_event_at     INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS workers_alive ON workers (pool, started_position) WHERE stopped_at IS NULL;
+
+-- Roles that one process plays at a time; no row while nobody does.
+CREATE TABLE IF NOT EXISTS leases (
+    role     TEXT PRIMARY KEY,
+    holder   TEXT NOT NULL,
+    claim_id BLOB NOT NULL,
+    taken_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

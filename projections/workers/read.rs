@@ -1,6 +1,7 @@
 //! Reading workers. How old a worker's heartbeat is, is presence and not here.
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use crate::reader::{ReadModelError, handle};
 
@@ -30,6 +31,17 @@ row! {
     }
 }
 
+row! {
+    /// A role that one process plays at a time.
+    pub struct Lease {
+        pub role: String,
+        /// The process that beats under this name.
+        pub holder: String,
+        pub claim_id: Uuid,
+        pub taken_at: DateTime<Utc>,
+    }
+}
+
 handle! {
     /// Reads workers.
     Workers
@@ -47,5 +59,11 @@ impl Workers {
         let columns = Worker::columns();
         let sql = format!("SELECT {columns} FROM workers {wanted} ORDER BY started_position DESC LIMIT ?1");
         self.0.all(&sql, [i64::try_from(limit).unwrap_or(i64::MAX)], Worker::from_row)
+    }
+
+    /// Who plays the roles that one process plays at a time; a role that nobody plays is missing.
+    pub fn leases(&self) -> Result<Vec<Lease>, ReadModelError> {
+        let sql = format!("SELECT {} FROM leases ORDER BY role", Lease::columns());
+        self.0.all(&sql, [], Lease::from_row)
     }
 }

@@ -24,11 +24,11 @@ pub fn routes() -> Vec<Route> {
     ]
 }
 
-async fn health(State(api): State<Api>) -> Json<Value> {
+pub async fn health(State(api): State<Api>) -> Json<Value> {
     Json(json!({ "status": "ok", "service": SERVICE, "version": api.settings.version }))
 }
 
-async fn ready(State(api): State<Api>) -> Response {
+pub async fn ready(State(api): State<Api>) -> Response {
     let answer = api.readiness.answer();
     let status = if answer.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let headers = [(header::CACHE_CONTROL, "no-store"), (header::CONTENT_TYPE, "application/json")];

@@ -26,6 +26,10 @@ const EVERY: Duration = Duration::from_secs(1);
 const AT_START: Duration = Duration::from_millis(25);
 /// A read model that is further behind makes the answer `degraded`.
 const LAG_LIMIT_SECONDS: f64 = 30.0;
+/// A scheduler that was silent for longer should have been replaced.
+const SCHEDULER_SILENT: Duration = Duration::from_secs(15);
+/// The role that one process plays at a time.
+const SCHEDULER: &str = "scheduler";
 /// Beats of processes that were not heard of for so long are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
@@ -207,16 +211,17 @@ impl Api {
             .read(|models| {
                 let workers = models.workers().list(false, 10_000)?;
                 let dependencies = models.dependencies().list()?;
+                let leases = models.workers().leases()?;
                 let depth = models.gauges().jobs.queue_depth;
                 let queued = if depth == 0 {
                     vec![]
                 } else {
                     models.jobs().list(beampipe_projections::Window::first(200))?
                 };
-                Ok((workers, dependencies, queued))
+                Ok((workers, dependencies, leases, queued))
             })
             .await;
-        let (workers, dependencies, queued) = match gathered {
+        let (workers, dependencies, leases, queued) = match gathered {
             Ok(gathered) => gathered,
             Err(problem) => {
                 let reason = problem.detail().to_owned();
@@ -266,6 +271,14 @@ impl Api {
             .map(|job| job.required_capability.clone())
             .collect();
         checks.push(worker(&alive, &stale, &able, &needed));
+        let lease = leases.iter().find(|lease| lease.role == SCHEDULER);
+        let heard = lease.and_then(|lease| self.readiness.heard(&lease.holder));
+        let silent = match (lease, &heard) {
+            (_, Some(heard)) => heard.silent_for(),
+            (Some(lease), None) => (now - lease.taken_at).to_std().unwrap_or_default(),
+            (None, None) => Duration::ZERO,
+        };
+        checks.push(scheduler(lease.map(|lease| lease.holder.as_str()), silent));
         for (part, why) in self.readiness.faults.lock().iter() {
             checks.push(Check { name: (*part).to_owned(), status: "error", reason: Some(why.clone()) });
         }
@@ -335,6 +348,11 @@ impl Api {
                 "oldest_age_limit_seconds": self.settings.queue_age_limit.as_secs(),
             },
             "workers": { "alive": alive.len(), "stale": stale.len(), "stale_ids": stale, "capabilities": able },
+            "scheduler": {
+                "acting": lease.map(|lease| &lease.holder),
+                "since": lease.map(|lease| lease.taken_at),
+                "heartbeat_age_seconds": heard.map(|heard| heard.silent_for().as_secs_f64()),
+            },
             "dependencies": seen,
             "checked_at": now,
         });
@@ -370,6 +388,18 @@ fn projections(all: &[ProjectionStatus], caught_up: bool) -> Check {
     let late = all.iter().find(|one| one.lag_seconds > LAG_LIMIT_SECONDS);
     let reason = late.map(|one| format!("read model {} is {:.0} s behind", one.name, one.lag_seconds));
     Check { name, status: if reason.is_none() { "ok" } else { "degraded" }, reason }
+}
+
+fn scheduler(acting: Option<&str>, silent: Duration) -> Check {
+    let reason = match acting {
+        None => Some("no process acts as scheduler: nothing is discovered or admitted by itself".to_owned()),
+        Some(holder) if silent > SCHEDULER_SILENT => {
+            Some(format!("the acting {holder} has been silent for {} s", silent.as_secs()))
+        }
+        Some(_) => None,
+    };
+    let status = if reason.is_none() { "ok" } else { "degraded" };
+    Check { name: "scheduler".to_owned(), status, reason }
 }
 
 fn queue(oldest_age: f64, limit: Duration) -> Check {

@@ -8,6 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+mod leases;
+
 use super::Api;
 use super::authenticate::Caller;
 use super::extract::{Body, Name, Params};
@@ -17,6 +19,8 @@ use super::route::{Access, Route};
 pub fn routes() -> Vec<Route> {
     vec![
         Route::get("/workers", Access::Viewer, list),
+        Route::get("/workers/pools", Access::Viewer, leases::pools),
+        Route::get("/workers/leases", Access::Viewer, leases::leases),
         Route::get("/workers/{id}", Access::Viewer, get),
         Route::post("/workers/{id}/drain", Access::Admin, drain),
         Route::post("/workers/{id}/resume", Access::Admin, resume),

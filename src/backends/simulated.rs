@@ -1,21 +1,20 @@
 //! A **simulated** backend, for load tests and named so wherever it appears: no process runs, no data is touched.
 //!
 //! What happens to a session depends on the seed and the session's name only, so a load test repeats. Its sessions
-//! live in a [`World`] in this process's memory, keep no graph, and are forgotten when it ends, like those of a node
-//! manager.
+//! live in a [`World`], which several processes may share, and keep no graph.
 
 use super::evidence::{DropState, ErrorDrop, LogLine};
 use super::graph::PhysicalGraph;
 use super::{Backend, Created, Evidence, Look, LookError, Progress, State, Step, SubmitError};
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::io;
 use std::time::Duration;
-use tokio::time::Instant;
+
+mod world;
+pub use world::{Session, World};
 
 /// How the simulated world behaves. Probabilities are in `0.0..=1.0`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,29 +37,11 @@ impl Default for Settings {
     }
 }
 
-/// The sessions of one process's simulated backends.
-#[derive(Debug, Clone, Default)]
-pub struct World(Arc<Mutex<HashMap<String, Session>>>);
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Session {
-    drops: usize,
-    deployed: Option<Instant>,
-    cancelled: bool,
-}
-
 /// A view of a [`World`] under some [`Settings`].
 #[derive(Debug, Clone)]
 pub struct Simulated {
     world: World,
     settings: Settings,
-}
-
-impl World {
-    /// How many sessions were created, to be compared with how many attempts were made.
-    pub fn sessions(&self) -> usize {
-        self.0.lock().len()
-    }
 }
 
 impl Simulated {
@@ -91,7 +72,7 @@ impl Simulated {
         &self,
         step: Step,
         session: &str,
-        act: impl FnOnce(&mut HashMap<String, Session>) -> Result<T, SubmitError>,
+        act: impl FnOnce(&World) -> Result<T, SubmitError>,
     ) -> Result<T, SubmitError> {
         self.answer_late().await;
         let drawn = self.drawn(session, &format!("loss of {step}"));
@@ -99,25 +80,37 @@ impl Simulated {
         if lost && drawn >= self.settings.loss_probability / 2.0 {
             return Err(unknown(step));
         }
-        let done = act(&mut self.world.0.lock());
+        let done = act(&self.world);
         if lost { Err(unknown(step)) } else { done }
     }
 
     fn state(&self, name: &str, session: &Session) -> State {
         let run = Duration::from_millis(self.settings.run_ms);
-        match session.deployed {
+        match session.running_for {
             _ if session.cancelled => State::Cancelled,
             None if session.drops == 0 => State::Pristine,
             None => State::Building,
-            Some(at) if at.elapsed() < run => State::Running,
+            Some(elapsed) if elapsed < run => State::Running,
             Some(_) if self.drawn(name, "failure") < self.settings.failure_probability => State::Failed,
             Some(_) => State::Finished,
         }
     }
 
-    fn find(&self, name: &str) -> Option<(Session, State)> {
-        let session = *self.world.0.lock().get(name)?;
-        Some((session, self.state(name, &session)))
+    fn find(&self, name: &str) -> Result<Option<(Session, State)>, LookError> {
+        let found = self.world.find(name).map_err(|error| unseen(&error))?;
+        Ok(found.map(|session| (session, self.state(name, &session))))
+    }
+}
+
+fn unseen(error: &io::Error) -> LookError {
+    LookError::Unreachable { peer: "the simulated world".into(), detail: error.to_string(), cause: None }
+}
+
+/// A step that could not even be tried, or whose session is not there.
+fn undone(step: Step) -> impl Fn(io::Error) -> SubmitError {
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => refused(step, "no such session"),
+        _ => SubmitError::NotSent { step, detail: format!("the simulated world: {error}"), cause: None },
     }
 }
 
@@ -132,52 +125,48 @@ fn refused(step: Step, detail: &str) -> SubmitError {
 #[async_trait]
 impl Backend for Simulated {
     async fn forget(&self, session: &str) -> Result<(), SubmitError> {
-        self.step(Step::Forget, session, |sessions| {
-            sessions.remove(session).map(|_| ()).ok_or_else(|| refused(Step::Forget, "no such session"))
+        self.step(Step::Forget, session, |world| {
+            match world.forget(session).map_err(undone(Step::Forget))? {
+                true => Ok(()),
+                false => Err(refused(Step::Forget, "no such session")),
+            }
         })
         .await
     }
 
     async fn create(&self, session: &str) -> Result<Created, SubmitError> {
-        self.step(Step::Create, session, |sessions| {
-            if sessions.contains_key(session) {
-                return Ok(Created::Existed);
-            }
-            sessions.insert(session.to_owned(), Session::default());
-            Ok(Created::New)
+        self.step(Step::Create, session, |world| match world.take(session).map_err(undone(Step::Create))? {
+            true => Ok(Created::New),
+            false => Ok(Created::Existed),
         })
         .await
     }
 
     async fn append(&self, session: &str, physical_graph: Bytes) -> Result<(), SubmitError> {
         let graph = PhysicalGraph::parse(&physical_graph);
-        self.step(Step::Append, session, |sessions| {
+        self.step(Step::Append, session, |world| {
             let graph = graph.map_err(|error| refused(Step::Append, &error.to_string()))?;
-            let found = sessions.get_mut(session).ok_or_else(|| refused(Step::Append, "no such session"))?;
-            if found.drops > 0 {
-                return Err(refused(Step::Append, "the session has a graph"));
+            match world.fill(session, graph.len()).map_err(undone(Step::Append))? {
+                true => Ok(()),
+                false => Err(refused(Step::Append, "there is no such session, or it has a graph")),
             }
-            found.drops = graph.len();
-            Ok(())
         })
         .await
     }
 
     async fn deploy(&self, session: &str, _roots: &[String]) -> Result<(), SubmitError> {
-        self.step(Step::Deploy, session, |sessions| {
-            let found = sessions.get_mut(session).ok_or_else(|| refused(Step::Deploy, "no such session"))?;
-            if found.deployed.is_some() {
-                return Err(unknown(Step::Deploy));
+        self.step(Step::Deploy, session, |world| {
+            match world.deploy(session).map_err(undone(Step::Deploy))? {
+                true => Ok(()),
+                false => Err(unknown(Step::Deploy)),
             }
-            found.deployed = Some(Instant::now());
-            Ok(())
         })
         .await
     }
 
     async fn look(&self, session: &str) -> Result<Look, LookError> {
         self.answer_late().await;
-        Ok(match self.find(session) {
+        Ok(match self.find(session)? {
             None => Look::Absent,
             Some((_, state)) => {
                 let raw = serde_json::json!({ "simulated": state });
@@ -188,16 +177,16 @@ impl Backend for Simulated {
 
     async fn size(&self, session: &str) -> Result<usize, LookError> {
         self.answer_late().await;
-        Ok(self.find(session).map_or(0, |(session, _)| session.drops))
+        Ok(self.find(session)?.map_or(0, |(session, _)| session.drops))
     }
 
     async fn progress(&self, session: &str) -> Result<Progress, LookError> {
         self.answer_late().await;
-        let Some((found, state)) = self.find(session) else { return Ok(Progress::default()) };
+        let Some((found, state)) = self.find(session)? else { return Ok(Progress::default()) };
         let total = found.drops;
-        let share = match (&state, found.deployed) {
+        let share = match (&state, found.running_for) {
             (State::Finished, _) => 1.0,
-            (_, Some(at)) => at.elapsed().as_secs_f64() * 1_000.0 / (self.settings.run_ms.max(1) as f64),
+            (_, Some(elapsed)) => elapsed.as_secs_f64() * 1_000.0 / (self.settings.run_ms.max(1) as f64),
             (_, None) => 0.0,
         };
         let failed = usize::from(state == State::Failed);
@@ -207,11 +196,10 @@ impl Backend for Simulated {
     }
 
     async fn cancel(&self, session: &str) -> Result<(), SubmitError> {
-        let running = self.find(session).map(|(_, state)| state);
-        self.step(Step::Cancel, session, |sessions| match (sessions.get_mut(session), running) {
-            (Some(found), Some(State::Running | State::Cancelled)) => {
-                found.cancelled = true;
-                Ok(())
+        let running = self.find(session).ok().flatten().map(|(_, state)| state);
+        self.step(Step::Cancel, session, |world| match running {
+            Some(State::Running | State::Cancelled) => {
+                world.cancel(session).map(|_| ()).map_err(undone(Step::Cancel))
             }
             _ => Err(refused(Step::Cancel, "the session does not run")),
         })
@@ -220,7 +208,7 @@ impl Backend for Simulated {
 
     async fn evidence(&self, session: &str, physical_graph: &[u8]) -> Result<Evidence, LookError> {
         let progress = self.progress(session).await?;
-        let state = self.find(session).map_or(State::Other("absent".into()), |(_, state)| state);
+        let state = self.find(session)?.map_or(State::Other("absent".into()), |(_, state)| state);
         let graph = PhysicalGraph::parse(physical_graph).unwrap_or_default();
         let last = graph.drops.last().filter(|_| progress.failed > 0);
         let error_drops: Vec<ErrorDrop> = last

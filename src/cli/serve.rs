@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::Outcome;
 use super::files::Files;
+use crate::config::Role;
 use crate::{app, telemetry};
 
 #[derive(Debug, Args)]
@@ -19,29 +20,20 @@ pub struct Serve {
     /// Where Prometheus scrapes without a key, instead of the configured address.
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<SocketAddr>,
-    /// Which part to run.
-    #[arg(long, value_enum, default_value = "all")]
-    role: Role,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Role {
-    All,
-    Api,
-    Scheduler,
-    Worker,
+    /// What this process does, instead of the configured roles: all three, unless they are split over a shared log.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ROLES")]
+    role: Vec<Role>,
 }
 
 impl Serve {
     pub async fn run(self) -> anyhow::Result<Outcome> {
-        anyhow::ensure!(
-            self.role == Role::All,
-            "this release runs everything in one process: leave --role out, or say --role all. The embedded log has one \
-             writer; the other roles come with a log that several processes share"
-        );
         let mut config = self.files.config()?;
         config.http.listen = self.listen.unwrap_or(config.http.listen);
         config.metrics.listen = self.metrics_listen.unwrap_or(config.metrics.listen);
+        if !self.role.is_empty() {
+            config.roles = self.role.into_iter().collect();
+            config.check()?;
+        }
         telemetry::init(&config.telemetry)?;
         // Wherever the service is started from, a relative path means the same from here on.
         let graphs = &mut config.work.graph_dir;

@@ -18,6 +18,7 @@ pub mod dependency;
 pub mod execution;
 pub mod id;
 pub mod job;
+pub mod lease;
 pub mod profile;
 pub mod project;
 pub mod session;
@@ -99,7 +100,7 @@ macro_rules! all_events {
 
 all_events! {
     Source source, Execution execution, Project project, Profile profile, Job job, Worker worker,
-    Dependency dependency, Account account, Session session,
+    Dependency dependency, Lease lease, Account account, Session session,
 }
 
 payload! {

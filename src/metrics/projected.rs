@@ -90,7 +90,25 @@ pub fn write(text: &mut String, gauges: &Gauges, now: DateTime<Utc>) {
     executions(&mut out, gauges, now);
     sources(&mut out, gauges, now);
     dependencies(&mut out, gauges);
+    workers(&mut out, gauges);
     *text = out.0;
+}
+
+fn workers(out: &mut Text, gauges: &Gauges) {
+    let mut family = out.family(
+        "beampipe_workers",
+        Type::Gauge,
+        "Workers that have not stopped or been lost, by pool and status.",
+    );
+    for ((pool, status), n) in &gauges.workers.by_pool_status {
+        family.sample(&[("pool", pool), ("status", status)], real(*n));
+    }
+    out.family(
+        "beampipe_workers_lost_total",
+        Type::Counter,
+        "Workers that fell silent for longer than a lease.",
+    )
+    .sample(&[], real(gauges.workers.lost));
 }
 
 fn jobs(out: &mut Text, gauges: &Gauges, now: DateTime<Utc>) {

@@ -11,11 +11,13 @@ use beampipe_domain::dependency::{Command, Dependency};
 use beampipe_domain::profile::Deployment;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::Shop;
+use super::lease::Acting;
 use crate::archives::tap::TapClient;
 use crate::backends::dim::Dim;
 use crate::backends::translator::Translator;
@@ -23,7 +25,7 @@ use crate::handle::Context;
 use crate::project::ProjectConfig;
 
 /// The last look at a dependency.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Look {
     pub up: bool,
     pub checked_at: DateTime<Utc>,
@@ -53,6 +55,25 @@ impl Seen {
 
     fn keep(&self, names: &BTreeSet<String>) {
         self.looks.lock().retain(|name, _| names.contains(name));
+    }
+
+    /// Puts what was seen into the beat of the process that probes.
+    pub fn tell(&self, facts: &mut Value) {
+        let archives: Vec<(Archive, String)> =
+            self.archives.lock().iter().map(|(archive, name)| (archive.clone(), name.clone())).collect();
+        facts["looks"] = serde_json::to_value(self.all()).unwrap_or_default();
+        facts["archives"] = serde_json::to_value(archives).unwrap_or_default();
+    }
+
+    /// Takes over what the process that probes says it has seen; a beat that says nothing of it changes nothing.
+    pub fn learn(&self, facts: &Value) {
+        let part = |name: &str| facts.get(name).cloned().unwrap_or_default();
+        if let Ok(looks) = serde_json::from_value(part("looks")) {
+            *self.looks.lock() = looks;
+        }
+        if let Ok(archives) = serde_json::from_value::<Vec<(Archive, String)>>(part("archives")) {
+            *self.archives.lock() = archives.into_iter().collect();
+        }
     }
 
     /// The dependency that stands for an archive.
@@ -106,12 +127,34 @@ enum Target {
     Translator(String),
 }
 
-/// Probes until it is stopped.
-pub async fn run(shop: Arc<Shop>, stop: CancellationToken) {
+/// Learns what the acting scheduler sees, for a process that probes nothing itself.
+pub async fn listen(shop: Arc<Shop>, stop: CancellationToken) {
+    let pause = Duration::from_secs(shop.settings.heartbeat_seconds);
+    loop {
+        for beat in shop.handle.log().beats().await {
+            if beat.facts.get("acting") == Some(&Value::Bool(true)) {
+                shop.seen.learn(&beat.facts);
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Probes, while this process acts as scheduler, until it is stopped.
+pub async fn run(shop: Arc<Shop>, mut acting: Acting, stop: CancellationToken) {
     let mut tasks: HashMap<String, (Target, CancellationToken)> = HashMap::new();
     loop {
-        match targets(&shop).await {
-            Ok(wanted) => {
+        let acts = acting.borrow_and_update().is_some();
+        let wanted = if acts { targets(&shop).await } else { Ok(None) };
+        if !acts {
+            tasks.drain().for_each(|(_, (_, stop))| stop.cancel());
+        }
+        match wanted {
+            Ok(None) => {}
+            Ok(Some(wanted)) => {
                 shop.seen.keep(&wanted.keys().cloned().collect());
                 tasks.retain(|name, (target, stop)| {
                     let stays = wanted.get(name) == Some(target);
@@ -133,12 +176,13 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
+            changed = acting.changed() => if changed.is_err() { stop.cancelled().await },
         }
     }
 }
 
 /// What the active configurations and profiles need.
-async fn targets(shop: &Shop) -> Result<BTreeMap<String, Target>, String> {
+async fn targets(shop: &Shop) -> Result<Option<BTreeMap<String, Target>>, String> {
     let (mut wanted, mut archives) = (BTreeMap::new(), Vec::new());
     let projects = shop.models.projects();
     for project in projects.list().map_err(|error| error.to_string())? {
@@ -164,7 +208,7 @@ async fn targets(shop: &Shop) -> Result<BTreeMap<String, Target>, String> {
             wanted.insert(format!("translator_{name}"), Target::Translator(tm_url.clone()));
         }
     }
-    Ok(wanted)
+    Ok(Some(wanted))
 }
 
 async fn probe_on(shop: Arc<Shop>, name: String, target: Target, stop: CancellationToken) {

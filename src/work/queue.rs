@@ -121,14 +121,11 @@ pub async fn claim(
     taken_from: Option<Uuid>,
     stop: CancellationToken,
 ) -> Result<Option<Claimed>, HandleError> {
-    let claim_id = shop.clock.id();
+    let (claim_id, worker_id) = (shop.clock.id(), shop.worker_id());
     // Everything that a job does is one story; the execution's own story goes on through its id.
-    let context = Context {
-        actor: format!("system:worker/{}", shop.worker_id),
-        correlation_id: claim_id,
-        causation_id: None,
-    };
-    let command = Command::Claim { worker_id: shop.worker_id.clone(), claim_id, taken_from };
+    let context =
+        Context { actor: format!("system:worker/{worker_id}"), correlation_id: claim_id, causation_id: None };
+    let command = Command::Claim { worker_id: worker_id.to_string(), claim_id, taken_from };
     let done = match shop.handle.handle::<Job>(&id.to_string(), &context, command).await {
         Err(HandleError::Rejected(_) | HandleError::Outdated { .. }) => return Ok(None),
         done => done?,

@@ -1,6 +1,6 @@
 //! The **scheduler**: looks at the read models at a steady pace and asks for what is to be done now.
 //!
-//! A tick is a timer, not a job and not an event; what it asks for are commands, so that two schedulers cost a few refused
+//! One process acts, see [`lease`](super::lease). A tick is a timer, not a job and not an event; what it asks for are commands, so that two schedulers cost a few refused
 //! appends and nothing else. Discovery: sources that are due. Admission: pending sources become executions, as far as
 //! limits allow. Reconciliation: a to-do list of halves (a source admitted to an execution that does not exist, an
 //! execution that nobody works on), finished by commands that a repetition does not change.
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::jobs::discover;
+use super::lease::Acting;
 use super::{JobError, Shop, queue};
 use crate::handle::{Context, HandleError};
 use crate::project::ProjectConfig;
@@ -36,16 +37,21 @@ const RETRY_MINUTES: i64 = 60;
 /// Live executions that one reconciliation looks at.
 const LIVE: u64 = 10_000;
 
-/// Ticks until it is stopped.
-pub async fn run(shop: Arc<Shop>, stop: CancellationToken) {
+/// Ticks, while this process acts as scheduler, until it is stopped.
+pub async fn run(shop: Arc<Shop>, mut acting: Acting, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(shop.settings.tick_seconds));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
+            // A lease that was just taken is acted on at once.
+            changed = acting.changed() => if changed.is_err() { return },
         }
-        if !shop.models.caught_up() {
+        let Some(from) = *acting.borrow_and_update() else { continue };
+        // It acts on what its predecessor did, or it would ask for the same again.
+        let patience = Duration::from_secs(shop.settings.tick_seconds);
+        if !shop.models.wait_for(from, patience).await || !shop.models.caught_up() {
             continue;
         }
         let context = Context::system(&shop.clock, "scheduler");

@@ -7,6 +7,7 @@
 //! them back.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -73,6 +74,9 @@ type Held = Arc<Mutex<HashMap<Uuid, (Uuid, Kind)>>>;
 
 struct Crew {
     shop: Arc<Shop>,
+    id: Arc<str>,
+    /// Whether no other process can be working on this log.
+    alone: bool,
     lanes: Vec<Lane>,
     held: Held,
     /// Fires when a lane has room again.
@@ -84,8 +88,40 @@ struct Crew {
 }
 
 /// Works until `stop`; `alone` says that no other process can be working on this log.
-pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Result<(), HandleError> {
-    let context = Context::system(&shop.clock, &format!("worker/{}", shop.worker_id));
+///
+/// A worker that was silent for longer than its lease finds itself declared lost: its claims are others' now, and what it
+/// still appends for them is refused. It drops them and starts again as another worker.
+pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) {
+    let mut failures = 0;
+    loop {
+        match work(shop.clone(), &stop, alone).await {
+            Ok(Left::Stopped) => return,
+            Ok(Left::Lost) => {
+                failures = 0;
+                tracing::warn!(worker = %shop.worker_id(), "this worker was declared lost; another one starts in its place");
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::error!(%error, "the worker has ended; it is started again");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(shop.backoff(failures).min(Duration::from_secs(10))) => {}
+                }
+            }
+        }
+        shop.be_another_worker();
+    }
+}
+
+/// Why a worker ended.
+enum Left {
+    Stopped,
+    Lost,
+}
+
+async fn work(shop: Arc<Shop>, stop: &CancellationToken, alone: bool) -> Result<Left, HandleError> {
+    let id = shop.worker_id();
+    let context = Context::system(&shop.clock, &format!("worker/{id}"));
     let settings = &shop.settings;
     let limit = settings.concurrency * 2 + settings.watch_concurrency;
     let started = Started {
@@ -97,7 +133,7 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
         process_id: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    shop.handle.handle::<Worker>(&shop.worker_id, &context, Command::Start(started)).await?;
+    shop.handle.handle::<Worker>(&id, &context, Command::Start(started)).await?;
     let crew = Crew {
         lanes: vec![
             Lane::new(TICK, 2, false),
@@ -110,6 +146,8 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
         tasks: TaskTracker::new(),
         stop_watches: CancellationToken::new(),
         stop_jobs: CancellationToken::new(),
+        id: id.clone(),
+        alone,
         shop: shop.clone(),
     };
     crew.beat().await;
@@ -126,6 +164,14 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
             () = stop.cancelled() => break,
             _ = beats.tick() => {
                 crew.beat().await;
+                match crew.is_lost().await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        crew.drop_everything().await;
+                        return Ok(Left::Lost);
+                    }
+                    Err(error) => tracing::warn!(%error, "cannot see whether this worker is still taken for alive"),
+                }
                 if let Err(error) = crew.take_over(&context, &mut others).await {
                     tracing::warn!(%error, "cannot look for lost workers");
                 }
@@ -136,8 +182,8 @@ pub async fn run(shop: Arc<Shop>, stop: CancellationToken, alone: bool) -> Resul
         }
     }
     let handed_back = crew.end().await;
-    shop.handle.handle::<Worker>(&shop.worker_id, &context, Command::Stop { handed_back }).await?;
-    Ok(())
+    shop.handle.handle::<Worker>(&id, &context, Command::Stop { handed_back }).await?;
+    Ok(Left::Stopped)
 }
 
 impl Crew {
@@ -154,7 +200,7 @@ impl Crew {
             "leases_by_kind": kinds,
             "polls": self.shop.polls.all(),
         });
-        self.shop.handle.log().beat(&self.shop.worker_id, facts).await;
+        self.shop.handle.log().beat(&self.id, facts).await;
     }
 
     /// Claims as much as the lanes have room for.
@@ -170,13 +216,16 @@ impl Crew {
             let without_room = lane.without_room.load(Relaxed);
             let wanted = 64 + (self.held.lock().len().min(256) + without_room.min(10_000)) as u64;
             let jobs = self.shop.models.jobs();
-            let ready = match jobs.ready(now, capabilities, Some(lane.kinds), &full, wanted) {
+            let mut ready = match jobs.ready(now, capabilities, Some(lane.kinds), &full, wanted) {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::warn!(%error, "cannot see which jobs are ready");
                     return;
                 }
             };
+            if !self.alone {
+                ready.sort_by_key(|row| self.own_order(row));
+            }
             let mut waiting = 0;
             for row in ready {
                 if self.held.lock().contains_key(&row.id) {
@@ -191,6 +240,13 @@ impl Crew {
             }
             lane.without_room.store(waiting, Relaxed);
         }
+    }
+
+    /// Another order in each worker, so that they do not all go for the same job: a claim that loses is an append in vain.
+    fn own_order(&self, row: &beampipe_projections::jobs::Job) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (&self.id, row.id).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Whether the profile of a job's execution has room for it.
@@ -209,7 +265,7 @@ impl Crew {
 
     /// A draining worker finishes what it has.
     fn may_claim(&self) -> bool {
-        match self.shop.models.workers().get(&self.shop.worker_id) {
+        match self.shop.models.workers().get(&self.id) {
             Ok(Some(worker)) => worker.status == "active",
             _ => true,
         }
@@ -240,7 +296,7 @@ impl Crew {
     /// On a log that only one process can write, whoever worked before this one is gone.
     async fn bury_predecessors(&self, context: &Context) -> Result<(), HandleError> {
         let workers = self.shop.models.workers().list(false, 10_000).unwrap_or_default();
-        for worker in workers.iter().filter(|worker| worker.id != self.shop.worker_id) {
+        for worker in workers.iter().filter(|worker| *worker.id != *self.id) {
             self.shop
                 .handle
                 .handle::<Worker>(&worker.id, context, Command::Lose { silent_seconds: 0 })
@@ -264,9 +320,11 @@ impl Crew {
         let counters: HashMap<&str, u64> =
             beats.iter().map(|beat| (beat.who.as_str(), beat.counter)).collect();
         let claimed = self.shop.models.jobs().claimed(10_000).unwrap_or_default();
-        let holders = claimed.iter().filter_map(|row| row.worker_id.as_deref()).map(str::to_owned);
+        let holders = claimed.iter().filter_map(|row| row.worker_id.clone());
+        // Those without a claim, too: nobody else says that they are gone.
+        let idle = self.shop.models.workers().list(false, 10_000).unwrap_or_default();
         let holders: std::collections::BTreeSet<String> =
-            holders.filter(|id| *id != self.shop.worker_id).collect();
+            holders.chain(idle.into_iter().map(|worker| worker.id)).filter(|id| **id != *self.id).collect();
         others.retain(|id, _| holders.contains(id));
         for holder in holders {
             let counter = counters.get(holder.as_str()).copied().unwrap_or(0);
@@ -288,6 +346,21 @@ impl Crew {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody has declared this worker lost.
+    async fn is_lost(&self) -> Result<bool, HandleError> {
+        Ok(self.shop.handle.load::<Worker>(&self.id).await?.state == Worker::Ended)
+    }
+
+    /// Ends what runs: none of it is this worker's any more.
+    async fn drop_everything(self) {
+        self.stop_watches.cancel();
+        self.stop_jobs.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.is_err() {
+            tracing::warn!("some jobs of a lost worker did not stop; what they append is refused");
+        }
     }
 
     /// Claims a job from a claim that has died, if its lane has room.

@@ -66,6 +66,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/jobs/{id}", "viewer"),
     ("POST", "/jobs/{id}/requeue", "admin"),
     ("GET", "/workers", "viewer"),
+    ("GET", "/workers/pools", "viewer"),
+    ("GET", "/workers/leases", "viewer"),
     ("GET", "/workers/{id}", "viewer"),
     ("POST", "/workers/{id}/drain", "admin"),
     ("POST", "/workers/{id}/resume", "admin"),

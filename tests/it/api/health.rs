@@ -3,8 +3,10 @@ use std::collections::BTreeMap;
 use beampipe::api::readiness::Look;
 use beampipe_domain::dependency::{Command, Dependency};
 use beampipe_domain::job::{self, Enqueued, Job, Kind};
+use beampipe_domain::lease::{self, Lease, Taken};
 use beampipe_domain::worker::{self, Started, Worker};
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::support::{self, Service};
 
@@ -26,6 +28,20 @@ async fn worker(service: &Service, capabilities: &[&str]) {
     service.handle.log().beat("w1", json!({"active_leases": 0})).await;
 }
 
+/// A scheduler that acts and beats.
+async fn scheduler(service: &support::Service) {
+    let taken = Taken {
+        role: "scheduler".into(),
+        holder: "scheduler/p".into(),
+        claim_id: Uuid::nil(),
+        ..Taken::default()
+    };
+    let take = lease::Command::Take(taken);
+    let done = service.handle.handle::<Lease>("scheduler", &service.context(), take).await.unwrap();
+    service.api.settle(done.position).await;
+    service.handle.log().beat("scheduler/p", json!({"role": "scheduler", "acting": true})).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_names_what_is_missing() {
     let service = support::service().await;
@@ -38,7 +54,10 @@ async fn readiness_names_what_is_missing() {
     }
 
     worker(&service, &["tap"]).await;
-    assert_eq!(ready(&service).await["status"], "ready");
+    assert!(reasons(&ready(&service).await).contains("no process acts as scheduler"));
+    scheduler(&service).await;
+    let answer = ready(&service).await;
+    assert_eq!((&answer["status"], &answer["scheduler"]["acting"]), (&json!("ready"), &json!("scheduler/p")));
 
     let order = Enqueued {
         kind: Kind::Execute,

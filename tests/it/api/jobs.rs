@@ -1,4 +1,4 @@
-use beampipe_domain::job::{Command, Job};
+use beampipe_domain::job::{Command, Enqueued, Job, Kind};
 use beampipe_domain::worker::{self, Started, Worker};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -87,4 +87,52 @@ async fn a_worker_is_shown_by_its_heart_and_drained() {
     assert_eq!(service.get("/workers").await.is(200), json!([]));
     assert_eq!(service.get("/workers?include_stopped=true").await.is(200)[0]["health"], "stopped");
     service.post("/workers/w1/drain", json!({})).await.is(409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_and_pools_say_who_holds_what_and_until_when() {
+    let service = support::service().await;
+    let (job, claim_id) = (Uuid::from_u128(5).to_string(), Uuid::from_u128(6));
+    for (worker, pool) in [("w1", "near"), ("w2", "far")] {
+        let start =
+            worker::Command::Start(Started { pool: pool.into(), concurrency_limit: 3, ..Started::default() });
+        service.handle.handle::<Worker>(worker, &service.context(), start).await.unwrap();
+    }
+    let order = Enqueued {
+        kind: Kind::Execute,
+        max_attempts: 3,
+        required_capability: Some("dim".into()),
+        next_run_at: service.clock.now(),
+        ..Enqueued::default()
+    };
+    service.handle.handle::<Job>(&job, &service.context(), Command::Enqueue(order)).await.unwrap();
+    let claim = Command::Claim { worker_id: "w1".into(), claim_id, taken_from: None };
+    let done = service.handle.handle::<Job>(&job, &service.context(), claim).await.unwrap();
+    service.api.settle(done.position).await;
+
+    assert_eq!(
+        service.get("/workers/leases").await.is(200),
+        json!([]),
+        "a lease without a heartbeat has run out"
+    );
+    let expired = service.get("/workers/leases?include_expired=true").await.is(200);
+    assert_eq!((&expired[0]["claim_id"], &expired[0]["lease_expires_at"]), (&json!(claim_id), &Value::Null));
+    service.handle.log().beat("w1", json!({"active_leases": 1})).await;
+    service.api.refresh_readiness().await;
+    let held = service.get("/workers/leases?worker_id=w1").await.is(200);
+    let lease = &held[0];
+    assert_eq!(
+        (&lease["job_id"], &lease["pool"], &lease["kind"]),
+        (&json!(job), &json!("near"), &json!("execute"))
+    );
+    assert!(lease["lease_expires_at"].as_str() > lease["heartbeat_at"].as_str(), "{lease}");
+    assert_eq!(service.get("/workers/leases?worker_id=w2").await.is(200), json!([]));
+    service.get("/workers/leases?worker=w2").await.is(400);
+
+    let pools = service.get("/workers/pools").await.is(200);
+    let near = pools.as_array().unwrap().iter().find(|pool| pool["pool"] == "near").unwrap();
+    assert_eq!((&near["active_workers"], &near["active_leases"]), (&json!(1), &json!(1)));
+    assert_eq!(near["concurrency_limit"], 3);
+    let far = pools.as_array().unwrap().iter().find(|pool| pool["pool"] == "far").unwrap();
+    assert_eq!((&far["unhealthy_workers"], &far["active_leases"]), (&json!(1), &json!(0)));
 }

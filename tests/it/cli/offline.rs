@@ -218,11 +218,13 @@ fn a_wrong_project_configuration_is_told_everything_at_once() {
 }
 
 #[test]
-fn a_role_that_this_release_does_not_have_is_refused_with_the_reason() {
+fn on_the_embedded_log_a_process_without_the_api_is_refused_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
-    let ran = beampipe(directory.path(), &["serve", "--role", "worker"]);
-    assert!(ran.status == 1 && ran.err.contains("one process"), "{ran:?}");
+    let ran = beampipe(directory.path(), &["serve", "--role", "scheduler,worker"]);
+    assert!(ran.status == 1 && ran.err.contains("no other process can open"), "{ran:?}");
     assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none(), "nothing was begun");
+    let ran = beampipe(directory.path(), &["serve", "--role", "cook"]);
+    assert!(ran.status == 2 && ran.err.contains("scheduler"), "{ran:?}");
 }
 
 #[test]
