@@ -10,6 +10,7 @@ use beampipe_log::{Filter, Log, Position, ReadError, Recorded, Subscription};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::is_in_log;
 use super::slot::Slot;
 use crate::file::{Checkpoint, Fold};
 use crate::{Decode, Envelope, Gauges, Now};
@@ -111,13 +112,19 @@ impl Core {
                         return Err(Interrupted::Stopped(why));
                     }
                 }
-                Some(Err(error @ ReadError::Damaged { .. })) => {
+                // What was folded so far is of a history that is no more.
+                Some(Err(error @ (ReadError::Damaged { .. } | ReadError::Rewound { .. }))) => {
                     return Err(Interrupted::Stopped(error.to_string()));
                 }
                 Some(Err(ReadError::Unavailable(reason))) => {
                     tracing::warn!(reason, "the log cannot be read; trying again");
                     if !self.pause(Duration::from_millis(500)) {
                         return Err(Interrupted::Closing);
+                    }
+                    let here = self.runtime.block_on(is_in_log(file.checkpoint(), &*self.log));
+                    if matches!(here, Ok(false)) {
+                        let why = "the log has changed while it was folded".to_owned();
+                        return Err(Interrupted::Stopped(why));
                     }
                     subscription = self.log.subscribe(Filter::All, file.checkpoint().position);
                 }

@@ -30,8 +30,8 @@ pub(super) fn run(core: &Core, from: Checkpoint) {
                 }
             }
             Err(error @ ReadError::Damaged { .. }) => return stopped(core, error.to_string()),
-            Err(ReadError::Unavailable(reason)) => {
-                tracing::warn!(reason, "the log cannot be read; trying again");
+            Err(error @ (ReadError::Unavailable(_) | ReadError::Rewound { .. })) => {
+                tracing::warn!(%error, "the log cannot be read on; trying again");
                 if !core.pause(Duration::from_millis(500)) {
                     return;
                 }
@@ -66,8 +66,8 @@ fn still_there(core: &Core, at: Checkpoint) -> bool {
             Ok(there) => return there,
             // Where it is damaged it is at least not another one; the subscription will say what is wrong.
             Err(ReadError::Damaged { .. }) => return true,
-            Err(ReadError::Unavailable(_)) if core.pause(Duration::from_millis(500)) => {}
-            Err(ReadError::Unavailable(_)) => return true,
+            Err(_) if core.pause(Duration::from_millis(500)) => {}
+            Err(_) => return true,
         }
     }
 }

@@ -78,6 +78,8 @@ pub struct Hub {
     seats: Mutex<HashMap<Filter, Arc<Notify>>>,
     /// Raised whenever subscriptions must look at the log again instead of trusting the ring.
     disturbed: Mutex<u64>,
+    /// For each time the log lost its end: up to where it stayed as it was.
+    rewinds: RwLock<Vec<Position>>,
 }
 
 impl Hub {
@@ -88,6 +90,7 @@ impl Hub {
             everyone: Notify::new(),
             seats: Mutex::default(),
             disturbed: Mutex::default(),
+            rewinds: RwLock::default(),
         }
     }
 
@@ -126,6 +129,19 @@ impl Hub {
         for seat in self.seats.lock().values() {
             seat.notify_waiters();
         }
+    }
+
+    /// Takes the head back to where the log really ends, after it lost its end: a restored copy, or a standby that had not
+    /// heard of everything. What is up to `kept` is as it was; whoever has seen more is told so and ends.
+    pub fn rewind(&self, kept: Position, head: Head) {
+        self.rewinds.write().push(kept);
+        self.skip_to(head);
+    }
+
+    /// Position and hash of what the ring has, the latest first.
+    pub fn recent(&self) -> Vec<Head> {
+        let ring = self.ring.read();
+        ring.events.iter().rev().map(|event| Head { position: event.position, hash: event.hash }).collect()
     }
 
     /// Replaces an event of the ring, if it is there, after its redaction.
@@ -214,6 +230,7 @@ impl Hub {
             told: after,
             announced: false,
             disturbed,
+            rewinds: self.rewinds.read().len(),
         }
     }
 }
@@ -231,6 +248,8 @@ pub struct Follower {
     /// Whether the caller was told that the end was reached.
     announced: bool,
     disturbed: u64,
+    /// How many rewinds it knows of.
+    rewinds: usize,
 }
 
 impl Drop for Follower {
@@ -246,6 +265,18 @@ impl Drop for Follower {
 }
 
 impl Follower {
+    /// Refuses to go on when the log has lost events that were delivered: what comes next is another history.
+    fn still_there(&mut self) -> Result<(), ReadError> {
+        let rewinds = self.hub.rewinds.read();
+        match rewinds.get(self.rewinds..).and_then(|since| since.iter().min()) {
+            Some(&kept) if kept < self.checkpoint => Err(ReadError::Rewound { kept, seen: self.checkpoint }),
+            _ => {
+                self.rewinds = rewinds.len();
+                Ok(())
+            }
+        }
+    }
+
     async fn look(&mut self, max: usize, in_log: bool) -> Result<Batch, ReadError> {
         if !in_log {
             match self.hub.after(self.checkpoint, &self.filter, max) {
@@ -284,7 +315,12 @@ impl Follow for Follower {
 
             let disturbed = *hub.disturbed.lock();
             let in_log = disturbed != self.disturbed || poll.is_some();
+            self.still_there()?;
             let batch = self.look(max, in_log).await?;
+            if hub.rewinds.read().len() != self.rewinds {
+                // What was read may be from before or after it.
+                continue;
+            }
             self.disturbed = disturbed;
             self.checkpoint = batch.through;
             let ended_first = batch.caught_up && !self.announced;

@@ -18,14 +18,17 @@ pub mod hub;
 pub mod leaf;
 pub mod memory;
 pub mod ndjson;
+pub mod postgres;
 pub mod prepare;
 pub mod presence;
 pub mod redaction;
 pub mod sqlite;
+pub mod verify;
 
 pub use event::{Hash, NewEvent, Position, Recorded, Revision, category};
 pub use filter::Filter;
 pub use memory::MemoryLog;
+pub use postgres::{PostgresLog, PostgresOptions};
 pub use sqlite::{SqliteLog, SqliteOptions};
 
 /// Where `recorded_at` comes from; handed in, so that tests move time by hand.
@@ -102,6 +105,10 @@ pub enum ReadError {
     Damaged { place: String, what: String },
     #[error("the log cannot be read: {0}")]
     Unavailable(String),
+    /// The log lost its end, as a restored copy or a standby that took over may: events up to `seen` were delivered, and
+    /// only those up to `kept` are certain to be there as they were. Start again from what is there.
+    #[error("the log has lost events: position {seen} was delivered, it is unchanged only up to {kept}")]
+    Rewound { kept: Position, seen: Position },
 }
 
 #[derive(Debug, thiserror::Error)]

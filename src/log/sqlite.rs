@@ -29,6 +29,7 @@ use crate::hub::{Hub, Recent, Source};
 use crate::ndjson::{Restore, RestoreError};
 use crate::prepare::{Prepared, Unplaced};
 use crate::presence::Presence;
+use crate::verify::{VerifyProgress, VerifyReport};
 use crate::{
     AppendError, Appended, Beat, Clock, Direction, Expected, Filter, Head, Health, Log, Page, ReadError,
     RedactError, StreamHead, Subscription, leaf, redaction,
@@ -49,7 +50,6 @@ mod wal;
 mod writer;
 
 pub use schema::OpenError;
-pub use verify::{Fault, VerifyProgress, VerifyReport};
 
 use heads::Heads;
 use index::Indexer;
@@ -351,7 +351,7 @@ impl SqliteLog {
                 ReadError::Damaged { place, what } => {
                     Ok(Some(format!("the log is damaged at {place}: {what}")))
                 }
-                ReadError::Unavailable(_) => Err(fail(error)),
+                _ => Err(fail(error)),
             },
         }
     }

@@ -85,6 +85,19 @@ apt_install() { # packages: nothing to do when they are there; one at a time for
     ) 8>"$cache/apt.lock"
 }
 
+no_cluster_of_debians_own() { # before PostgreSQL is installed: the scripts here make their own
+    [[ -n $(missing_packages postgresql-15) && ! -e /etc/postgresql-common/createcluster.conf ]] || return 0
+    as_root mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+}
+
+make_server_user() { # name: for servers that do not run as root
+    ((EUID == 0)) || return 0
+    id "$1" >/dev/null 2>&1 && return
+    # Two parts may be at it at the same time.
+    useradd --system --user-group --home-dir /nonexistent --shell /bin/bash "$1" || id "$1" >/dev/null
+}
+
 venv_install() { # directory, requirements file: complete or absent, whoever interrupts it
     local venv=$1 requirements=$2 python=${PYTHON:-/usr/bin/python3}
     [[ ! -e $venv/complete ]] || return 0

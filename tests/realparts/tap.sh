@@ -30,10 +30,7 @@ packages=(python3-gavo postgresql-15 postgresql-15-pgsphere postgresql-15-q3c cu
 
 install() {
     local tmp
-    if [[ -n $(missing_packages "${packages[@]}") && ! -e /etc/postgresql-common/createcluster.conf ]]; then
-        as_root mkdir -p /etc/postgresql-common # no cluster of Debian's own; this script makes one
-        echo 'create_main_cluster = false' | as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
-    fi
+    no_cluster_of_debians_own
     apt_install "${packages[@]}"
     if [[ ! -e $trimmed ]]; then
         # The newest PostgreSQL 15 refuses two operators that Debian's pg_sphere only keeps for old times' sake.
@@ -43,9 +40,7 @@ install() {
         as_root mv "$trimmed.new.$$" "$trimmed"
         rm -f "$tmp"
     fi
-    if ((EUID == 0)) && ! id "$user" >/dev/null 2>&1; then
-        useradd --system --user-group --home-dir /nonexistent --shell /bin/bash "$user" || id "$user" >/dev/null
-    fi
+    make_server_user "$user"
 }
 
 case ${1:-} in

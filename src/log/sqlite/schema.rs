@@ -41,7 +41,7 @@ impl OpenError {
     pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
         match read_error(path, &source) {
             ReadError::Damaged { place, what } => Self::Damaged { place, what },
-            ReadError::Unavailable(_) => Self::Sqlite { path: path.to_owned(), source },
+            _ => Self::Sqlite { path: path.to_owned(), source },
         }
     }
 
@@ -54,7 +54,7 @@ impl From<ReadError> for OpenError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Damaged { place, what } => Self::Damaged { place, what },
-            ReadError::Unavailable(what) => Self::Damaged { place: "the log".into(), what },
+            other => Self::Damaged { place: "the log".into(), what: other.to_string() },
         }
     }
 }

@@ -5,7 +5,6 @@
 //! the log up to where it ended when the check began.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -13,57 +12,13 @@ use sha2::{Digest, Sha256};
 
 use crate::event::{Hash, Position, Recorded, Revision, category};
 use crate::leaf::Interner;
+use crate::verify::{Entries, Fault, MOST_FAULTS, VerifyProgress, VerifyReport};
 use crate::{Head, ReadError};
 
 use super::schema::{open_reader, read_error};
 use super::{decode, index, last, runs};
 
-/// Something that is not as it was written, or not as it must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// A file, and where in it.
-    pub place: String,
-    pub what: String,
-}
-
-/// How far a verification is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VerifyProgress {
-    pub position: Position,
-    pub of: Position,
-}
-
-/// What a verification found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VerifyReport {
-    pub events: u64,
-    pub streams: u64,
-    pub redacted: u64,
-    /// The end of what was checked.
-    pub head: Head,
-    /// Empty when all is well.
-    pub faults: Vec<Fault>,
-}
-
-/// More faults than this are not listed: a file that bad is replaced, not read about.
-const MOST_FAULTS: usize = 1000;
 const STEP: i64 = 4096;
-
-/// A sum over entries that does not depend on their order: the same entries, the same sum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Entries {
-    count: u64,
-    sum: u64,
-}
-
-impl Entries {
-    fn add(&mut self, entry: impl std::hash::Hash) {
-        let mut hasher = DefaultHasher::new();
-        entry.hash(&mut hasher);
-        self.count += 1;
-        self.sum = self.sum.wrapping_add(hasher.finish());
-    }
-}
 
 /// What the index must hold, or does.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -188,7 +143,7 @@ impl Run<'_> {
             match decode::event(row, self.log, texts) {
                 Ok(event) => self.event(&event, row.get(7)?),
                 Err(ReadError::Damaged { place, what }) => self.fault(place, what),
-                Err(ReadError::Unavailable(what)) => self.fault(decode::place(self.log, position), what),
+                Err(error) => self.fault(decode::place(self.log, position), error),
             }
         }
         if !any {

@@ -30,3 +30,20 @@ mod sqlite {
 
     beampipe_log::log_contract!(make);
 }
+
+mod postgres_server;
+
+mod postgres {
+    use std::sync::Arc;
+
+    use beampipe_log::Log;
+
+    use super::postgres_server::Scratch;
+
+    async fn make() -> (Arc<dyn Log>, Scratch) {
+        let scratch = Scratch::new();
+        (Arc::new(scratch.open().await), scratch)
+    }
+
+    beampipe_log::log_contract!(make);
+}

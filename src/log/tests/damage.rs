@@ -241,7 +241,7 @@ async fn no_flipped_byte_of_the_database_passes_for_an_event() {
                 seen[1] += 1;
                 assert!(log.health().damage.is_some());
             }
-            Err(ReadError::Unavailable(why)) => panic!("byte {offset}, bit {bit}: {why}"),
+            Err(error) => panic!("byte {offset}, bit {bit}: {error}"),
             Ok(page) if lines(&page.events) == wanted => seen[2] += 1,
             Ok(page) => {
                 // Fewer events than were acknowledged: found when it was opened, by the mark.
