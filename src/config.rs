@@ -12,6 +12,8 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Place;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -43,8 +45,36 @@ pub enum Role {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// `sqlite:<path>`; empty: `events.sqlite` in the state directory.
+    /// `sqlite:<path>`, or `postgres://user@host[:port]/database[?schema=…&sslmode=…&sslrootcert=…]`; empty:
+    /// `events.sqlite` in the state directory.
     pub url: String,
+    /// The password of the log's server.
+    pub password: Option<SecretRef>,
+}
+
+/// Where a secret is: no configuration holds one itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretRef {
+    /// The name of an environment variable.
+    Env(String),
+    /// A file that holds nothing else; a line end at its end is no part of it.
+    File(PathBuf),
+}
+
+impl SecretRef {
+    /// The secret as it is now, or why it cannot be had.
+    pub fn read(&self) -> Result<String, String> {
+        match self {
+            #[expect(clippy::disallowed_methods, reason = "the variable that the configuration names")]
+            Self::Env(name) => {
+                std::env::var(name).map_err(|error| format!("environment variable {name}: {error}"))
+            }
+            Self::File(path) => std::fs::read_to_string(path)
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| format!("{}: {error}", path.display())),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -278,8 +308,8 @@ impl Config {
         if self.work.max_attempts == 0 {
             return invalid("work.max_attempts", "has to be at least 1");
         }
-        if !self.log.url.is_empty() && !self.log.url.starts_with("sqlite:") {
-            return invalid("log.url", "this release has the engine sqlite:<path>");
+        if let Err(detail) = Place::parse(&self.log.url) {
+            return invalid("log.url", &detail);
         }
         if !matches!(self.telemetry.format.as_str(), "text" | "json") {
             return invalid("telemetry.format", "is text or json");
@@ -287,17 +317,18 @@ impl Config {
         Ok(())
     }
 
-    /// Whether no other process can append to this log: whoever worked on it before is gone.
-    pub fn alone_on_the_log(&self) -> bool {
-        self.log.url.is_empty() || self.log.url.starts_with("sqlite:")
+    /// Where the log is.
+    pub fn log_place(&self) -> Place {
+        match self.log.url.as_str() {
+            "" => Place::Sqlite(self.state_dir.join("events.sqlite")),
+            // What `check` has let pass can be read.
+            address => Place::parse(address).unwrap_or_else(|_| Place::Sqlite(address.into())),
+        }
     }
 
-    /// The file of the embedded log.
-    pub fn log_path(&self) -> PathBuf {
-        match self.log.url.strip_prefix("sqlite:") {
-            Some(path) => PathBuf::from(path),
-            None => self.state_dir.join("events.sqlite"),
-        }
+    /// Whether no other process can append to this log: whoever worked on it before is gone.
+    pub fn alone_on_the_log(&self) -> bool {
+        self.log_place().is_embedded()
     }
 
     pub fn read_models_dir(&self) -> PathBuf {

@@ -152,7 +152,7 @@ impl Verb {
 /// Whoever may write the log's file is trusted with it: there is nobody else to ask.
 async fn recover(username: &str, file: &LogFile) -> anyhow::Result<Value> {
     let clock = Clock::system();
-    let log: Arc<dyn Log> = Arc::new(file.writable()?);
+    let log: Arc<dyn Log> = file.writable().await?;
     let handle = Handle::new(log.clone(), clock.clone());
     let password = auth::draw_password(&clock);
     let password_hash = auth::Passwords::new(&clock).hash(&clock, password.clone()).await?;

@@ -4,11 +4,11 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use beampipe_log::{SqliteLog, SqliteOptions};
 use clap::Args;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::engine::{Engine, Place};
 
 #[derive(Debug, Args)]
 pub struct Files {
@@ -35,43 +35,32 @@ impl Files {
 pub struct LogFile {
     #[command(flatten)]
     pub files: Files,
-    /// The file of the log, instead of the configured one.
-    #[arg(long, value_name = "FILE")]
-    pub log: Option<PathBuf>,
+    /// The log, instead of the configured one: a file, or postgres://user@host/database (the password is the configured one).
+    #[arg(long, value_name = "LOG")]
+    pub log: Option<String>,
 }
 
 impl LogFile {
-    pub fn path(&self) -> anyhow::Result<PathBuf> {
-        match &self.log {
-            Some(path) => Ok(path.clone()),
-            None => Ok(self.files.config()?.log_path()),
-        }
-    }
-
     /// Opens the log for reading; a service may be writing to it.
-    pub fn read_only(&self) -> anyhow::Result<Arc<SqliteLog>> {
-        let path = self.path()?;
-        anyhow::ensure!(
-            path.is_file(),
-            "there is no log at {}: name it with --log, --state-dir or --config",
-            path.display()
-        );
-        Ok(Arc::new(SqliteLog::open_read_only(path, options())?))
+    pub async fn read_only(&self) -> anyhow::Result<Arc<dyn Engine>> {
+        let (place, settings) = self.place()?;
+        place.open_read_only(&settings, &Clock::system()).await
     }
 
-    /// Opens the log as its only writer, and makes it if there is none.
-    pub fn writable(&self) -> anyhow::Result<SqliteLog> {
-        let path = self.path()?;
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        Ok(SqliteLog::open(path, options())?)
+    /// Opens the log for writing, and makes it if there is none. An embedded log has one writer.
+    pub async fn writable(&self) -> anyhow::Result<Arc<dyn Engine>> {
+        let (place, settings) = self.place()?;
+        place.open(&settings, &Clock::system()).await
     }
-}
 
-fn options() -> SqliteOptions {
-    let clock = Clock::system();
-    SqliteOptions::new(Arc::new(move || clock.now()))
+    fn place(&self) -> anyhow::Result<(Place, config::Log)> {
+        let config = self.files.config()?;
+        let place = match &self.log {
+            Some(address) => Place::parse(address).map_err(anyhow::Error::msg)?,
+            None => config.log_place(),
+        };
+        Ok((place, config.log))
+    }
 }
 
 /// Standard input as a stream of bytes.

@@ -37,7 +37,14 @@ pub const PROJECT: &str = "wallaby_demo";
 impl Service {
     /// A service on an empty state directory, ready.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let mut service = Self {
+        let mut service = Self::new(settings);
+        service.start_again(&[]).await;
+        service
+    }
+
+    /// A service on an empty state directory, not started. On a log that others have begun it prints no key: set theirs.
+    pub fn new(settings: &[(&str, &str)]) -> Self {
+        Self {
             directory: tempfile::tempdir().unwrap(),
             child: None,
             starts: 0,
@@ -49,9 +56,7 @@ impl Service {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
-        };
-        service.start_again(&[]).await;
-        service
+        }
     }
 
     /// Starts the process (again) on the same state directory and waits until it is ready.
@@ -86,10 +91,10 @@ impl Service {
         self.child = Some(command.spawn().unwrap());
     }
 
-    async fn wait_until_ready(&mut self, more: &[(&str, &str)]) {
+    pub async fn wait_until_ready(&mut self, more: &[(&str, &str)]) {
         let begun = Instant::now();
         loop {
-            if let Ok(answer) = self.http.get(self.url("/ready")).send().await
+            if let Ok(answer) = self.http.get(self.ready_url()).send().await
                 && answer.status() != 503
             {
                 break;
@@ -101,7 +106,7 @@ impl Service {
             assert!(begun.elapsed() < Duration::from_secs(60), "the service is not ready:\n{}", self.said());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        if self.starts == 1 {
+        if self.starts == 1 && self.key.is_empty() {
             let said = self.said();
             let key = said.split_whitespace().find(|word| word.starts_with("bpk_"));
             self.key =
@@ -124,6 +129,11 @@ impl Service {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/api/v2{path}", self.port)
+    }
+
+    /// Where readiness is on every process, whether it answers requests or not.
+    pub fn ready_url(&self) -> String {
+        format!("http://127.0.0.1:{}/ready", self.metrics_port)
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -153,9 +163,14 @@ impl Service {
 
     /// An orderly stop, as by systemd.
     pub async fn stop(&mut self) {
-        let done = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
-        assert!(done.success());
+        self.signal("-TERM");
         self.wait_for_end().await;
+    }
+
+    /// Sends a signal to this process, such as `-STOP`.
+    pub fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        assert!(done.success(), "kill {signal}");
     }
 
     pub async fn get(&self, path: &str) -> Value {
@@ -261,6 +276,7 @@ impl Service {
         Command::new(env!("CARGO_BIN_EXE_beampipe"))
             .args(arguments)
             .env("BEAMPIPE_STATE_DIR", self.state_dir())
+            .envs(self.settings.iter().filter(|(name, _)| name.starts_with("BEAMPIPE_LOG__")).cloned())
             .env("BEAMPIPE_URL", format!("http://127.0.0.1:{}", self.port))
             .env("BEAMPIPE_KEY", &self.key)
             .output()

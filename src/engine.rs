@@ -1,0 +1,145 @@
+//! Which engine keeps the log: an address, and the one place where engines are told apart.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use beampipe_log::ndjson::Restore;
+use beampipe_log::postgres::{PostgresLog, PostgresOptions};
+use beampipe_log::verify::{VerifyProgress, VerifyReport};
+use beampipe_log::{Log, ReadError, SqliteLog, SqliteOptions};
+
+use crate::clock::Clock;
+use crate::config::{self, SecretRef};
+
+/// What every engine can do beside the port: take events over as they are, and check all that it keeps.
+#[async_trait]
+pub trait Engine: Log + Restore {
+    /// Checks everything; `progress` hears of it now and then. Finds every fault and does not stop at the first.
+    async fn check(
+        &self,
+        progress: &mut (dyn FnMut(VerifyProgress) + Send),
+    ) -> Result<VerifyReport, ReadError>;
+}
+
+#[async_trait]
+impl Engine for SqliteLog {
+    async fn check(
+        &self,
+        progress: &mut (dyn FnMut(VerifyProgress) + Send),
+    ) -> Result<VerifyReport, ReadError> {
+        // Only the command line asks, and does nothing else meanwhile.
+        self.verify(progress)
+    }
+}
+
+#[async_trait]
+impl Engine for PostgresLog {
+    async fn check(
+        &self,
+        progress: &mut (dyn FnMut(VerifyProgress) + Send),
+    ) -> Result<VerifyReport, ReadError> {
+        self.verify(progress).await
+    }
+}
+
+/// Where a log is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Sqlite(PathBuf),
+    /// An address without a password.
+    Postgres(String),
+}
+
+/// The addresses that there are, for messages.
+pub const ADDRESSES: &str = "sqlite:<path>, or postgres://user@host[:port]/database[?schema=…]";
+
+impl Place {
+    /// Reads an address; a path alone is an embedded log.
+    pub fn parse(address: &str) -> Result<Self, String> {
+        match address.split_once(':') {
+            Some(("sqlite", path)) => Ok(Self::Sqlite(path.into())),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(address.to_owned())),
+            Some((scheme, rest)) if rest.starts_with("//") => {
+                Err(format!("{scheme}: is no engine of this release; there are {ADDRESSES}"))
+            }
+            _ => Ok(Self::Sqlite(address.into())),
+        }
+    }
+
+    /// Whether no other process can append to this log.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
+    }
+
+    pub fn engine(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Opens the log for writing, and makes it if there is none.
+    pub async fn open(&self, settings: &config::Log, clock: &Clock) -> anyhow::Result<Arc<dyn Engine>> {
+        Ok(match self {
+            Self::Sqlite(path) => {
+                if let Some(directory) = path.parent() {
+                    std::fs::create_dir_all(directory)?;
+                }
+                let log = SqliteLog::open(path, sqlite(clock));
+                Arc::new(log.with_context(|| format!("the log {} cannot be opened", path.display()))?)
+            }
+            Self::Postgres(address) => Arc::new(PostgresLog::open(address, postgres(settings)).await?),
+        })
+    }
+
+    /// Opens the log for reading; a service may be writing to it.
+    pub async fn open_read_only(
+        &self,
+        settings: &config::Log,
+        clock: &Clock,
+    ) -> anyhow::Result<Arc<dyn Engine>> {
+        Ok(match self {
+            Self::Sqlite(path) => {
+                anyhow::ensure!(
+                    path.is_file(),
+                    "there is no log at {}: name it with --log, --state-dir or --config",
+                    path.display()
+                );
+                Arc::new(SqliteLog::open_read_only(path, sqlite(clock))?)
+            }
+            Self::Postgres(address) => {
+                Arc::new(PostgresLog::open_read_only(address, postgres(settings)).await?)
+            }
+        })
+    }
+}
+
+fn sqlite(clock: &Clock) -> SqliteOptions {
+    let clock = clock.clone();
+    SqliteOptions::new(Arc::new(move || clock.now()))
+}
+
+fn postgres(settings: &config::Log) -> PostgresOptions {
+    let password = settings.password.clone().map(|secret: SecretRef| {
+        let read: beampipe_log::postgres::Password = Arc::new(move || secret.read());
+        read
+    });
+    PostgresOptions { password, ..PostgresOptions::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_its_engine_and_a_path_is_an_embedded_log() {
+        assert_eq!(Place::parse("sqlite:/a/b").unwrap(), Place::Sqlite("/a/b".into()));
+        assert_eq!(Place::parse("/a/b.sqlite").unwrap(), Place::Sqlite("/a/b.sqlite".into()));
+        let address = "postgres://beampipe@db/beampipe?schema=survey";
+        assert_eq!(Place::parse(address).unwrap(), Place::Postgres(address.into()));
+        let error = Place::parse("mysql://db").unwrap_err();
+        assert!(error.contains("mysql") && error.contains("postgres://"), "{error}");
+    }
+}
