@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use beampipe_log::Log;
-use beampipe_log::sqlite::{SqliteLog, SqliteOptions};
 use beampipe_projections::Models;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +19,7 @@ use crate::auth;
 use crate::clock::Clock;
 use crate::codec;
 use crate::config::{Config, Role};
+use crate::engine::Engine;
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::metrics::measured::Measured;
@@ -29,8 +29,8 @@ use crate::work::{self, Shop};
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let clock = Clock::system();
     private_directory(&config.state_dir)?;
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), "sqlite");
-    let log = open_log(&config, &clock, &metrics)?;
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), config.log_engine());
+    let log = Measured::new(Engine::open(&config, &clock).await?.into_log(), metrics.clone());
     let models = open_models(&config, log.clone(), &clock).await?;
     let handle = Handle::new(log.clone(), clock.clone());
     let artifacts =
@@ -112,14 +112,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || models.stop()).await?;
     log.close().await;
     Ok(())
-}
-
-fn open_log(config: &Config, clock: &Clock, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<dyn Log>> {
-    let path = config.log_path();
-    let now = clock.clone();
-    let log = SqliteLog::open(&path, SqliteOptions::new(Arc::new(move || now.now())))
-        .with_context(|| format!("the log {} cannot be opened", path.display()))?;
-    Ok(Measured::new(Arc::new(log), metrics.clone()))
 }
 
 async fn open_models(config: &Config, log: Arc<dyn Log>, clock: &Clock) -> anyhow::Result<Arc<Models>> {

@@ -43,8 +43,46 @@ pub enum Role {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// `sqlite:<path>`; empty: `events.sqlite` in the state directory.
+    /// `sqlite:<path>`, or `postgres://user@host[:port]/database[?schema=…&sslmode=…&sslrootcert=…]`, without a password;
+    /// empty: `events.sqlite` in the state directory.
     pub url: String,
+    /// The password for the log's server.
+    pub password: Option<Secret>,
+}
+
+/// Where a secret is; it is read when it is needed, so that a changed one is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Secret {
+    /// The name of an environment variable.
+    Env(String),
+    /// A file, whose last line feed does not count.
+    File(PathBuf),
+}
+
+impl Secret {
+    pub fn read(&self) -> Result<String, String> {
+        match self {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a reference of the configuration is followed here"
+            )]
+            Self::Env(name) => std::env::var(name).map_err(|error| format!("{name}: {error}")),
+            Self::File(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => Err(format!("{}: {error}", path.display())),
+            },
+        }
+    }
+}
+
+/// What keeps the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// A file of the embedded engine.
+    File(PathBuf),
+    /// The address of a PostgreSQL server.
+    Server(&'a str),
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -278,8 +316,12 @@ impl Config {
         if self.work.max_attempts == 0 {
             return invalid("work.max_attempts", "has to be at least 1");
         }
-        if !self.log.url.is_empty() && !self.log.url.starts_with("sqlite:") {
-            return invalid("log.url", "this release has the engine sqlite:<path>");
+        let (url, served) = (&self.log.url, matches!(self.log_place(), Place::Server(_)));
+        if !url.is_empty() && !url.starts_with("sqlite:") && !served {
+            return invalid("log.url", "this release has the engines sqlite:<path> and postgres://…");
+        }
+        if served && has_password(url) {
+            return invalid("log.url", "has a password in it; say with log.password where one is");
         }
         if !matches!(self.telemetry.format.as_str(), "text" | "json") {
             return invalid("telemetry.format", "is text or json");
@@ -292,11 +334,22 @@ impl Config {
         self.log.url.is_empty() || self.log.url.starts_with("sqlite:")
     }
 
-    /// The file of the embedded log.
-    pub fn log_path(&self) -> PathBuf {
-        match self.log.url.strip_prefix("sqlite:") {
+    /// What keeps the log.
+    pub fn log_place(&self) -> Place<'_> {
+        if self.log.url.starts_with("postgres://") || self.log.url.starts_with("postgresql://") {
+            return Place::Server(&self.log.url);
+        }
+        Place::File(match self.log.url.strip_prefix("sqlite:") {
             Some(path) => PathBuf::from(path),
             None => self.state_dir.join("events.sqlite"),
+        })
+    }
+
+    /// The word of the engine that keeps the log, for metrics.
+    pub fn log_engine(&self) -> &'static str {
+        match self.log_place() {
+            Place::File(_) => "sqlite",
+            Place::Server(_) => "postgres",
         }
     }
 
@@ -307,6 +360,15 @@ impl Config {
     pub fn artifacts_dir(&self) -> PathBuf {
         self.state_dir.join("artifacts")
     }
+}
+
+/// Whether an address has a password before its host, or among its parameters.
+fn has_password(url: &str) -> bool {
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let authority = base.split_once("://").map_or(base, |(_, rest)| rest);
+    let user = authority.split('/').next().and_then(|authority| authority.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':'))
+        || query.split('&').any(|parameter| parameter.starts_with("password="))
 }
 
 /// Every value with where it comes from, one a line.
@@ -347,6 +409,29 @@ mod tests {
         let config = Config::default();
         config.check().unwrap();
         assert!(config.http.listen.ip().is_loopback() && config.metrics.listen.ip().is_loopback());
+    }
+
+    #[test]
+    fn a_password_is_a_reference_and_not_in_the_address() {
+        let at = |url: &str| Config { log: Log { url: url.into(), password: None }, ..Config::default() };
+        for url in ["postgres://u:canary@h/d", "postgres://u@h/d?password=canary"] {
+            let refused = at(url).check().unwrap_err().to_string();
+            assert!(refused.contains("log.password") && !refused.contains("canary"), "{refused}");
+        }
+        at("postgres://u@[::1]:5432/d?schema=s").check().unwrap();
+        assert!(at("mysql://h/d").check().is_err());
+
+        let directory = tempfile::tempdir().unwrap();
+        let (file, secret) = (directory.path().join("beampipe.toml"), directory.path().join("secret"));
+        std::fs::write(&secret, "canary\n").unwrap();
+        let said = format!("[log]\nurl = \"postgres://u@h/d\"\npassword = {{ file = {secret:?} }}\n");
+        std::fs::write(&file, said).unwrap();
+        let config = Config::load(Some(&file)).unwrap();
+        assert_eq!(config.log_place(), Place::Server("postgres://u@h/d"));
+        assert_eq!(config.log.password.unwrap().read().unwrap(), "canary");
+        let explained = explain(Some(&file)).unwrap();
+        assert!(explained.iter().all(|(_, value, _)| !value.contains("canary")), "{explained:?}");
+        assert!(Secret::File("/nowhere".into()).read().unwrap_err().contains("/nowhere"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub mod clock;
 pub mod codec;
 // One configuration, read once.
 pub mod config;
+// The log that the configuration names.
+pub mod engine;
 // Places where a test may end the process.
 pub mod fault;
 // Load, decide, append; decide again on conflict.

@@ -1,13 +1,10 @@
 //! `account`: who may come in. Passwords are typed or piped in, never arguments: those are seen by every process.
 
-use std::io::IsTerminal;
-use std::sync::Arc;
-
 use beampipe_domain::account::{Account, Command};
-use beampipe_log::Log;
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use std::io::IsTerminal;
 use uuid::Uuid;
 
 use super::client::path;
@@ -152,7 +149,7 @@ impl Verb {
 /// Whoever may write the log's file is trusted with it: there is nobody else to ask.
 async fn recover(username: &str, file: &LogFile) -> anyhow::Result<Value> {
     let clock = Clock::system();
-    let log: Arc<dyn Log> = Arc::new(file.writable()?);
+    let log = file.writable().await?.into_log();
     let handle = Handle::new(log.clone(), clock.clone());
     let password = auth::draw_password(&clock);
     let password_hash = auth::Passwords::new(&clock).hash(&clock, password.clone()).await?;

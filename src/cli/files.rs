@@ -2,13 +2,12 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use beampipe_log::{SqliteLog, SqliteOptions};
 use clap::Args;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Place};
+use crate::engine::{Engine, EngineError};
 
 #[derive(Debug, Args)]
 pub struct Files {
@@ -35,43 +34,45 @@ impl Files {
 pub struct LogFile {
     #[command(flatten)]
     pub files: Files,
-    /// The file of the log, instead of the configured one.
-    #[arg(long, value_name = "FILE")]
-    pub log: Option<PathBuf>,
+    /// The log, instead of the configured one: a file, or `postgres://…`.
+    #[arg(long, value_name = "FILE|URL")]
+    pub log: Option<String>,
 }
 
 impl LogFile {
-    pub fn path(&self) -> anyhow::Result<PathBuf> {
-        match &self.log {
-            Some(path) => Ok(path.clone()),
-            None => Ok(self.files.config()?.log_path()),
+    /// The configuration with the flags over it.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        let mut config = self.files.config()?;
+        if let Some(log) = &self.log {
+            let is_address =
+                ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| log.starts_with(scheme));
+            config.log.url = if is_address { log.clone() } else { format!("sqlite:{log}") };
         }
+        Ok(config)
     }
 
-    /// Opens the log for reading; a service may be writing to it.
-    pub fn read_only(&self) -> anyhow::Result<Arc<SqliteLog>> {
-        let path = self.path()?;
-        anyhow::ensure!(
-            path.is_file(),
-            "there is no log at {}: name it with --log, --state-dir or --config",
-            path.display()
-        );
-        Ok(Arc::new(SqliteLog::open_read_only(path, options())?))
+    /// Opens the log for reading; services may be writing to it.
+    pub async fn read_only(&self) -> anyhow::Result<Engine> {
+        let opened = Engine::open_read_only(&self.config()?, &Clock::system()).await;
+        if let Err(EngineError::Missing(path)) = &opened {
+            anyhow::bail!(
+                "there is no log at {}: name it with --log, --state-dir or --config",
+                path.display()
+            );
+        }
+        Ok(opened?)
     }
 
-    /// Opens the log as its only writer, and makes it if there is none.
-    pub fn writable(&self) -> anyhow::Result<SqliteLog> {
-        let path = self.path()?;
-        if let Some(directory) = path.parent() {
+    /// Opens the log for writing (a file as its only writer), and makes it if there is none.
+    pub async fn writable(&self) -> anyhow::Result<Engine> {
+        let config = self.config()?;
+        if let Place::File(path) = config.log_place()
+            && let Some(directory) = path.parent()
+        {
             std::fs::create_dir_all(directory)?;
         }
-        Ok(SqliteLog::open(path, options())?)
+        Ok(Engine::open(&config, &Clock::system()).await?)
     }
-}
-
-fn options() -> SqliteOptions {
-    let clock = Clock::system();
-    SqliteOptions::new(Arc::new(move || clock.now()))
 }
 
 /// Standard input as a stream of bytes.

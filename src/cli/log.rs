@@ -1,10 +1,11 @@
-//! `log`: the event log as a file. Verification and export read it while a service writes; import and redaction need to be
-//! the only writer and are refused while there is another.
+//! `log`: the event log itself. Verification and export read it while services write. Import and redaction need to be the only
+//! writer of a file and are refused while there is another; on a server they write beside the services.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use beampipe_domain::{Event, INSTALLATION, LogRedacted};
+use beampipe_log::verify::VerifyProgress;
 use beampipe_log::{Log, NewEvent, ndjson};
 use clap::{Args, Subcommand};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
@@ -60,7 +61,7 @@ pub struct Redact {
 impl Verb {
     pub async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         match self {
-            Self::Verify { log } => verify(context, &log),
+            Self::Verify { log } => verify(context, &log).await,
             Self::Export { file, log, after } => export(context, &file, &log, after).await,
             Self::Import { file, log } => import(context, &file, &log).await,
             Self::Redact(redact) => redact.run(context).await,
@@ -75,13 +76,14 @@ pub fn bar(of: u64, what: &'static str) -> ProgressBar {
     ProgressBar::new(of).with_style(style).with_message(what)
 }
 
-fn verify(context: &Context, file: &LogFile) -> anyhow::Result<Outcome> {
-    let log = file.read_only()?;
-    let bar = bar(log.head().position, "verifying");
-    let report = log.verify(&mut |progress| {
-        bar.set_length(progress.of);
-        bar.set_position(progress.position);
-    })?;
+async fn verify(context: &Context, file: &LogFile) -> anyhow::Result<Outcome> {
+    let log = file.read_only().await?;
+    let bar = bar(log.log().head().position, "verifying");
+    let mut progress = |at: VerifyProgress| {
+        bar.set_length(at.of);
+        bar.set_position(at.position);
+    };
+    let report = log.verify(&mut progress).await?;
     bar.finish_and_clear();
     if context.out.json() {
         let faults: Vec<_> =
@@ -114,7 +116,7 @@ fn verify(context: &Context, file: &LogFile) -> anyhow::Result<Outcome> {
 }
 
 async fn export(context: &Context, file: &Path, log: &LogFile, after: u64) -> anyhow::Result<Outcome> {
-    let log = log.read_only()?;
+    let log = log.read_only().await?.into_log();
     let bar = bar(log.head().position.saturating_sub(after), "exporting");
     let mut progress = |p: ndjson::Progress| bar.set_position(p.written);
     let done = if file == Path::new("-") {
@@ -149,20 +151,20 @@ async fn export(context: &Context, file: &Path, log: &LogFile, after: u64) -> an
 }
 
 async fn import(context: &Context, file: &Path, log: &LogFile) -> anyhow::Result<Outcome> {
-    let log = log.writable()?;
+    let log = log.writable().await?;
     let bar = ProgressBar::new_spinner().with_style(
         ProgressStyle::with_template("importing {human_pos} events {per_sec} {spinner}")
             .unwrap_or_else(|_| ProgressStyle::default_spinner()),
     );
     let mut progress = |p: ndjson::Progress| bar.set_position(p.written + p.skipped);
     let imported = if file == Path::new("-") {
-        ndjson::import(&log, &mut BufReader::with_capacity(1 << 20, stdin()?), &mut progress).await
+        log.import(&mut BufReader::with_capacity(1 << 20, stdin()?), &mut progress).await
     } else {
         let opened =
             tokio::fs::File::open(file).await.with_context(|| format!("cannot read {}", file.display()))?;
-        ndjson::import(&log, &mut BufReader::with_capacity(1 << 20, opened), &mut progress).await
+        log.import(&mut BufReader::with_capacity(1 << 20, opened), &mut progress).await
     };
-    log.close().await;
+    log.log().close().await;
     bar.finish_and_clear();
     let done = imported
         .context("the import ended early; what came before stays, and the same import goes on from there")?;
@@ -183,8 +185,8 @@ async fn import(context: &Context, file: &Path, log: &LogFile) -> anyhow::Result
 impl Redact {
     async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
         anyhow::ensure!(!self.reason.trim().is_empty(), "--reason has to say why: it is all that stays");
-        let log = self.log.writable()?;
-        let outcome = self.redact(&log).await;
+        let log = self.log.writable().await?.into_log();
+        let outcome = self.redact(&*log).await;
         log.close().await;
         let said = outcome?;
         context.out.thing(&said)?;

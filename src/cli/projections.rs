@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use beampipe_log::Log;
 use beampipe_projections::{self as read_models, Decode, Difference, Verified};
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
@@ -81,7 +80,7 @@ fn decode() -> Decode {
 impl Rebuild {
     async fn on_files(self, context: &Context) -> anyhow::Result<Outcome> {
         let directory = self.log.files.config()?.read_models_dir();
-        let log = self.log.read_only()?;
+        let log = self.log.read_only().await?.into_log();
         let names: Vec<&str> = self.name.as_deref().into_iter().collect();
         let bar = bar(log.head().position, "folding");
         let mut progress = |at: read_models::Progress| {
@@ -161,7 +160,7 @@ async fn still(
 
 async fn verify(context: &Context, file: &LogFile) -> anyhow::Result<Outcome> {
     let directory = file.files.config()?.read_models_dir();
-    let log = file.read_only()?;
+    let log = file.read_only().await?.into_log();
     let bar = bar(log.head().position, "folding");
     let mut progress = |at: read_models::Progress| {
         bar.set_length(at.until);

@@ -4,6 +4,7 @@
 mod crash;
 mod footprint;
 mod operators;
+mod postgres;
 mod recover;
 mod redaction;
 mod replay;
