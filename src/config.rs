@@ -49,20 +49,20 @@ pub struct Log {
     /// `events.sqlite` in the state directory.
     pub url: String,
     /// The password of the log's server.
-    pub password: Option<SecretRef>,
+    pub password: Option<Secret>,
 }
 
 /// Where a secret is: no configuration holds one itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum SecretRef {
+pub enum Secret {
     /// The name of an environment variable.
     Env(String),
     /// A file that holds nothing else; a line end at its end is no part of it.
     File(PathBuf),
 }
 
-impl SecretRef {
+impl Secret {
     /// The secret as it is now, or why it cannot be had.
     pub fn read(&self) -> Result<String, String> {
         match self {
@@ -311,6 +311,9 @@ impl Config {
         if let Err(detail) = Place::parse(&self.log.url) {
             return invalid("log.url", &detail);
         }
+        if !self.alone_on_the_log() && has_password(&self.log.url) {
+            return invalid("log.url", "has a password in it; say with log.password where one is");
+        }
         if !matches!(self.telemetry.format.as_str(), "text" | "json") {
             return invalid("telemetry.format", "is text or json");
         }
@@ -338,6 +341,15 @@ impl Config {
     pub fn artifacts_dir(&self) -> PathBuf {
         self.state_dir.join("artifacts")
     }
+}
+
+/// Whether an address has a password before its host, or among its parameters.
+fn has_password(url: &str) -> bool {
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let authority = base.split_once("://").map_or(base, |(_, rest)| rest);
+    let user = authority.split('/').next().and_then(|authority| authority.rsplit_once('@'));
+    user.is_some_and(|(user, _)| user.contains(':'))
+        || query.split('&').any(|parameter| parameter.starts_with("password="))
 }
 
 /// Every value with where it comes from, one a line.
@@ -380,6 +392,28 @@ mod tests {
         assert!(config.http.listen.ip().is_loopback() && config.metrics.listen.ip().is_loopback());
     }
 
+    #[test]
+    fn a_password_is_a_reference_and_not_in_the_address() {
+        let at = |url: &str| Config { log: Log { url: url.into(), password: None }, ..Config::default() };
+        for url in ["postgres://u:canary@h/d", "postgres://u@h/d?password=canary"] {
+            let refused = at(url).check().unwrap_err().to_string();
+            assert!(refused.contains("log.password") && !refused.contains("canary"), "{refused}");
+        }
+        at("postgres://u@[::1]:5432/d?schema=s").check().unwrap();
+        assert!(at("mysql://h/d").check().is_err());
+
+        let directory = tempfile::tempdir().unwrap();
+        let (file, secret) = (directory.path().join("beampipe.toml"), directory.path().join("secret"));
+        std::fs::write(&secret, "canary\n").unwrap();
+        let said = format!("[log]\nurl = \"postgres://u@h/d\"\npassword = {{ file = {secret:?} }}\n");
+        std::fs::write(&file, said).unwrap();
+        let config = Config::load(Some(&file)).unwrap();
+        assert_eq!(config.log_place(), Place::Postgres("postgres://u@h/d".into()));
+        assert_eq!(config.log.password.unwrap().read().unwrap(), "canary");
+        let explained = explain(Some(&file)).unwrap();
+        assert!(explained.iter().all(|(_, value, _)| !value.contains("canary")), "{explained:?}");
+        assert!(Secret::File("/nowhere".into()).read().unwrap_err().contains("/nowhere"));
+    }
     #[test]
     fn an_unknown_setting_is_refused_with_its_name() {
         let directory = tempfile::tempdir().unwrap();

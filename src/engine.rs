@@ -11,7 +11,7 @@ use beampipe_log::verify::{VerifyProgress, VerifyReport};
 use beampipe_log::{Log, ReadError, SqliteLog, SqliteOptions};
 
 use crate::clock::Clock;
-use crate::config::{self, SecretRef};
+use crate::config::{self, Secret};
 
 /// What every engine can do beside the port: take events over as they are, and check all that it keeps.
 #[async_trait]
@@ -122,7 +122,7 @@ fn sqlite(clock: &Clock) -> SqliteOptions {
 }
 
 fn postgres(settings: &config::Log) -> PostgresOptions {
-    let password = settings.password.clone().map(|secret: SecretRef| {
+    let password = settings.password.clone().map(|secret: Secret| {
         let read: beampipe_log::postgres::Password = Arc::new(move || secret.read());
         read
     });

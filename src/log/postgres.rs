@@ -15,6 +15,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use parking_lot::Mutex;
@@ -35,6 +36,7 @@ use crate::{
 mod call;
 mod decode;
 mod reader;
+mod restore;
 mod schema;
 mod session;
 mod tail;
@@ -48,13 +50,15 @@ pub use target::Password;
 use reader::{Reader, Readers};
 use session::{ANSWER, Bell, Session, Trouble};
 use target::Target;
-use writer::{Job, Writer};
+use writer::{Job, Waiting, Writer};
 
 /// The schema of a log whose address names none.
 pub const DEFAULT_SCHEMA: &str = "beampipe";
 
 const CLOSED: &str = "the log is closed";
 const READ_ONLY: &str = "the log is open for reading only";
+/// For how long the server's last refusal is held to be its answer to the next append.
+const TROUBLE_LASTS: Duration = Duration::from_secs(15);
 const BEAT: &str = "SELECT beat($1, $2)";
 const BEATS: &str = "SELECT who, counter, at, facts FROM beats WHERE at > (extract(epoch FROM clock_timestamp()) - 86400) * 1000000
      ORDER BY who";
@@ -87,7 +91,7 @@ struct Shared {
     /// Why the server cannot be reached.
     away: watch::Sender<Option<Arc<str>>>,
     /// What the server said to the last append, unless it took it.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<(Instant, String)>>,
     /// What was found to be damaged; never taken back.
     damage: Mutex<Option<String>>,
     closing: watch::Sender<bool>,
@@ -139,12 +143,26 @@ impl Shared {
         self.away.borrow().as_deref().map_or(Ok(()), |why| Err(why.to_owned()))
     }
 
+    /// Resolves with the reason as soon as the server is away.
+    async fn gone(&self) -> String {
+        match self.away.subscribe().wait_for(Option::is_some).await {
+            Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
+            Err(_) => CLOSED.into(),
+        }
+    }
+
     fn trouble(&self, what: Option<&str>) {
         let mut trouble = self.trouble.lock();
         if let (None, Some(what)) = (&*trouble, what) {
             tracing::error!(what, "the server refuses an append");
         }
-        *trouble = what.map(str::to_owned);
+        *trouble = what.map(|what| (Instant::now(), what.to_owned()));
+    }
+
+    /// What the server said to the last append, unless that is long ago: only another append can tell whether it still holds.
+    fn last_trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock();
+        trouble.as_ref().filter(|(at, _)| at.elapsed() < TROUBLE_LASTS).map(|(_, what)| what.clone())
     }
 
     /// Damage that somebody met makes the log refuse appends from now on.
@@ -324,12 +342,25 @@ impl Log for PostgresLog {
             return Err(AppendError::Busy);
         }
         shared.queued.fetch_add(1, Ordering::Relaxed);
-        let (reply, answer) = oneshot::channel();
-        if let Err(error) = self.enqueue(Job::Append { prepared, reply }) {
+        let (reply, mut answer) = oneshot::channel();
+        let taken = Arc::new(AtomicBool::new(false));
+        if let Err(error) = self.enqueue(Job::Append(Waiting { prepared, reply, taken: Arc::clone(&taken) }))
+        {
             shared.dequeued(1, bytes);
             return Err(error);
         }
-        answer.await.unwrap_or_else(|_| Err(shared.unanswered()))
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // What the writer has not begun with need not wait for it to settle what it has.
+            reason = shared.gone() => {
+                if !taken.swap(true, Ordering::AcqRel) {
+                    return Err(AppendError::Unavailable(reason));
+                }
+                answer.await
+            }
+        };
+        answer.unwrap_or_else(|_| Err(shared.unanswered()))
     }
 
     async fn read_stream(
@@ -394,9 +425,8 @@ impl Log for PostgresLog {
             None => Some(READ_ONLY.to_owned()),
             Some(_) => self.closed.load(Ordering::Acquire).then(|| CLOSED.to_owned()),
         };
-        let trouble = self.shared.trouble.lock().clone();
         Health {
-            append_refused: self.shared.append_refusal().or(refused).or(trouble),
+            append_refused: self.shared.append_refusal().or(refused).or_else(|| self.shared.last_trouble()),
             damage: self.shared.damage.lock().clone(),
             engine: "postgres",
             queued_appends: self.shared.queued.load(Ordering::Relaxed),

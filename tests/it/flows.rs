@@ -5,6 +5,7 @@ mod cluster;
 mod crash;
 mod footprint;
 mod operators;
+mod postgres;
 mod recover;
 mod redaction;
 mod replay;

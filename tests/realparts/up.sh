@@ -36,7 +36,8 @@ trap 'undo; exit 143' TERM
 
 # Chosen once for a state directory, so that a server that is stopped and started again is where it was.
 if [[ ! -s $state/ports ]]; then
-    for name in DLG_TM_PORT DLG_DIM_PORT DLG_NM_PORT DLG_EVENTS_PORT DLG_RPC_PORT TAP_PORT TAP_PG_PORT PROMETHEUS_PORT POSTGRES_PORT; do
+    for name in DLG_TM_PORT DLG_DIM_PORT DLG_NM_PORT DLG_EVENTS_PORT DLG_RPC_PORT TAP_PORT TAP_PG_PORT PROMETHEUS_PORT POSTGRES_PORT \
+        POSTGRES_POOL_PORT; do
         printf 'export %s=%s\n' "$name" "$(reserve_port "$state")"
     done >"$state/ports.new"
     # TAP's servers and PostgreSQL do not run as root, and root's directories may be closed to them.
@@ -61,6 +62,7 @@ export BEAMPIPE_TEST_DIM_PORT='$DLG_DIM_PORT'
 export BEAMPIPE_TEST_NM_URL='http://127.0.0.1:$DLG_NM_PORT'
 export BEAMPIPE_TEST_PROMETHEUS_URL='http://127.0.0.1:$PROMETHEUS_PORT'
 export BEAMPIPE_TEST_POSTGRES_URL='postgres://beampipe@127.0.0.1:$POSTGRES_PORT/postgres'
+export BEAMPIPE_TEST_POOLER_URL='postgres://beampipe@127.0.0.1:$POSTGRES_POOL_PORT'
 export BEAMPIPE_TEST_PYTHON='$python_venv/bin/python'
 ENV
 

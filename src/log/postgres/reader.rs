@@ -40,6 +40,16 @@ impl Readers {
     }
 }
 
+impl Shared {
+    /// A new connection for reading.
+    async fn reader(&self) -> Result<Session, ReadError> {
+        tokio::select! {
+            session = self.connect("reader", None) => session.map_err(|trouble| self.unreadable(&trouble)),
+            reason = self.gone() => Err(ReadError::Unavailable(reason)),
+        }
+    }
+}
+
 /// A borrowed connection, given back unless it failed.
 pub(super) struct Reader<'a> {
     shared: &'a Arc<Shared>,
@@ -133,13 +143,7 @@ impl<'a> Reader<'a> {
         };
         let session = match kept {
             Some(session) => session,
-            None => {
-                let mut away = shared.away.subscribe();
-                tokio::select! {
-                    session = shared.connect("reader", None) => session.map_err(|trouble| shared.unreadable(&trouble))?,
-                    reason = gone(&mut away) => return Err(ReadError::Unavailable(reason)),
-                }
-            }
+            None => shared.reader().await?,
         };
         Ok(Self { shared, session: Some(session), _turn: turn })
     }
@@ -151,21 +155,33 @@ impl<'a> Reader<'a> {
         parameters: &[&(dyn ToSql + Sync)],
         patience: Duration,
     ) -> Result<Vec<Row>, ReadError> {
-        let Some(session) = &self.session else {
-            return Err(ReadError::Unavailable("the connection failed".into()));
-        };
-        let mut away = self.shared.away.subscribe();
-        let answer = tokio::select! {
-            answer = session.ask(sql, parameters, patience) => answer,
-            reason = gone(&mut away) => Err(Trouble::Lost(reason)),
-        };
-        answer.map_err(|trouble| {
-            if let Trouble::Lost(_) = trouble {
-                // A connection that failed is not trusted again.
-                self.session = None;
+        let mut again = true;
+        loop {
+            let answer = match &self.session {
+                Some(session) => tokio::select! {
+                    answer = session.ask(sql, parameters, patience) => answer,
+                    reason = self.shared.gone() => Err(Trouble::Silent(reason)),
+                },
+                None => Err(Trouble::Lost("the connection failed".into())),
+            };
+            match answer {
+                Ok(rows) => return Ok(rows),
+                Err(Trouble::Lost(why)) if again => {
+                    // It may have been broken long before it was needed. A question may be asked twice.
+                    tracing::debug!(why, "a reader's connection broke");
+                    again = false;
+                    self.session = None;
+                    self.session = Some(self.shared.reader().await?);
+                }
+                Err(trouble) => {
+                    if !matches!(trouble, Trouble::Refused { .. }) {
+                        // A connection that failed is not trusted again.
+                        self.session = None;
+                    }
+                    return Err(self.shared.unreadable(&trouble));
+                }
             }
-            self.shared.unreadable(&trouble)
-        })
+        }
     }
 
     /// The events of rows of [`columns`].
@@ -347,12 +363,4 @@ fn page_of(mut events: Vec<Arc<Recorded>>, examined: usize, limit: usize, direct
         None
     };
     Page { events, next }
-}
-
-/// Resolves with the reason when the server is away.
-async fn gone(away: &mut tokio::sync::watch::Receiver<Option<Arc<str>>>) -> String {
-    match away.wait_for(Option::is_some).await {
-        Ok(reason) => reason.as_deref().unwrap_or_default().to_owned(),
-        Err(_) => "the log is closed".into(),
-    }
 }

@@ -52,14 +52,16 @@ LEFT JOIN LATERAL (SELECT e.position, e.hash FROM events e ORDER BY e.position D
 pub(super) enum Trouble {
     /// The server said no: what was asked did not happen.
     Refused { code: SqlState, message: String },
-    /// The connection broke or was silent: what was asked may have happened.
+    /// The connection broke, or could not be made: what was asked may have happened.
     Lost(String),
+    /// Nothing was heard for too long: what was asked may have happened, or happen yet.
+    Silent(String),
 }
 
 impl Trouble {
     pub fn said(&self) -> &str {
         match self {
-            Self::Refused { message, .. } | Self::Lost(message) => message,
+            Self::Refused { message, .. } | Self::Lost(message) | Self::Silent(message) => message,
         }
     }
 }
@@ -172,7 +174,7 @@ impl Session {
         };
         match tokio::time::timeout(patience, asking).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(Trouble::Lost(format!("no answer within {} s", patience.as_secs()))),
+            Err(_) => Err(Trouble::Silent(format!("no answer within {} s", patience.as_secs_f32()))),
         }
     }
 

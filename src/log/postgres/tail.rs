@@ -7,11 +7,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Row;
+
 use crate::event::{Position, Recorded};
 use crate::{Direction, Filter, Head, ReadError, redaction};
 
 use super::Shared;
-use super::decode::columns;
+use super::decode::{self, columns};
 use super::reader::Reader;
 use super::session::{ANSWER, Bell, Look, Session, Trouble, told};
 
@@ -26,8 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const MOST_SHOWN: u64 = 4096;
 const STEP: i64 = 512;
 
+/// From the last known event on: what follows it is only shown while it is there.
 const NEXT: &str =
-    concat!("SELECT ", columns!(), " FROM events e WHERE e.position > $1 ORDER BY e.position LIMIT $2");
+    concat!("SELECT ", columns!(), " FROM events e WHERE e.position >= $1 ORDER BY e.position LIMIT $2");
 const HASHES: &str = "SELECT e.position, e.hash FROM events e WHERE e.position = ANY($1)";
 
 /// Follows the log until `closing`.
@@ -40,11 +43,14 @@ pub(super) async fn run(
         let mut pause = FIRST_PAUSE;
         loop {
             let lost = match Session::connect(&shared.target, "tail", Some(Arc::clone(&bell))).await {
-                Ok(session) => {
-                    let lost = follow(&shared, &session, &bell, &mut pause).await;
-                    // A connection that was closed says little of the server: the next attempt tells.
-                    (!session.client.is_closed()).then_some(lost)
-                }
+                Ok(session) => match follow(&shared, &session, &bell, &mut pause).await {
+                    // A connection that broke says little of the server: the next attempt tells.
+                    Trouble::Lost(why) => {
+                        tracing::debug!(why, "the tail's connection broke");
+                        None
+                    }
+                    silent_or_refused => Some(silent_or_refused),
+                },
                 Err(trouble) => Some(trouble),
             };
             if let Some(lost) = lost {
@@ -72,7 +78,7 @@ async fn follow(shared: &Arc<Shared>, session: &Session, bell: &Bell, pause: &mu
             match session.look(shared.hub.head(), PATIENCE).await {
                 Err(trouble) => return trouble,
                 Ok(seen) if seen.standby && !shared.read_only => {
-                    return Trouble::Lost("the server is a standby: it can be read, not written".into());
+                    return Trouble::Silent("the server is a standby: it can be read, not written".into());
                 }
                 Ok(seen) => {
                     // What we knew when we asked may be less than what we know now, but it was all committed.
@@ -87,8 +93,13 @@ async fn follow(shared: &Arc<Shared>, session: &Session, bell: &Bell, pause: &mu
             shared.is_away(None);
             *pause = FIRST_PAUSE;
         }
-        if let Err(trouble) = catch_up(shared, session).await {
-            return trouble;
+        match catch_up(shared, session).await {
+            Err(trouble) => return trouble,
+            Ok(false) => {
+                look = true;
+                continue;
+            }
+            Ok(true) => {}
         }
         look = tokio::time::timeout(EVERY, bell.rung.notified()).await.is_err();
         if session.client.is_closed() {
@@ -97,43 +108,55 @@ async fn follow(shared: &Arc<Shared>, session: &Session, bell: &Bell, pause: &mu
     }
 }
 
-/// Shows what others have appended.
-async fn catch_up(shared: &Arc<Shared>, session: &Session) -> Result<(), Trouble> {
+/// Shows what others have appended. Says whether the log still has what we know.
+async fn catch_up(shared: &Arc<Shared>, session: &Session) -> Result<bool, Trouble> {
     loop {
         let _order = shared.showing.lock().await;
         let known = shared.hub.head();
         let rows = session.ask(NEXT, &[&(known.position as i64), &STEP], PATIENCE).await?;
-        let mut events = Vec::with_capacity(rows.len());
-        {
-            let mut texts = session.texts.lock();
-            for row in &rows {
-                match super::decode::event(row, &shared.target.schema, &mut texts) {
-                    Ok(event) => events.push(event),
-                    Err(error) => {
-                        shared.note(&error);
-                        break;
-                    }
-                }
-            }
-        }
-        if events.is_empty() {
-            return Ok(());
-        }
+        let mut events = decoded(shared, session, &rows);
         let whole = rows.len() == events.len();
+        if known.position > 0 {
+            match events.first() {
+                Some(first) if first.position == known.position && first.hash == known.hash => {
+                    events.remove(0)
+                }
+                // Damage was noted; that the event is another one is not damage.
+                _ => return Ok(!whole),
+            };
+        }
         let more = rows.len() as i64 == STEP;
         if more && whole {
             let end = session.look(known, PATIENCE).await?.head;
             if end.position > known.position + MOST_SHOWN {
                 shared.hub.skip_to(end);
-                return Ok(());
+                return Ok(true);
             }
         }
-        shared.show(&events).await;
-        shared.hub.wake(&events);
+        if !events.is_empty() {
+            shared.show(&events).await;
+            shared.hub.wake(&events);
+        }
         if !more || !whole {
-            return Ok(());
+            return Ok(true);
         }
     }
+}
+
+/// The events of rows, up to the first that is damaged.
+fn decoded(shared: &Shared, session: &Session, rows: &[Row]) -> Vec<Arc<Recorded>> {
+    let mut texts = session.texts.lock();
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        match decode::event(row, &shared.target.schema, &mut texts) {
+            Ok(event) => events.push(event),
+            Err(error) => {
+                shared.note(&error);
+                break;
+            }
+        }
+    }
+    events
 }
 
 /// Finds out what is left of what was seen, and takes the head back to where the log ends.
@@ -165,10 +188,9 @@ pub(super) async fn rewind(shared: &Arc<Shared>, session: &Session, seen: &Look)
 impl Shared {
     /// Publishes events that follow the head. The caller has the lock and wakes whoever waits.
     pub(super) async fn show(self: &Arc<Self>, events: &[Arc<Recorded>]) {
-        self.hub.publish(events);
         for record in events {
             for id in redaction::named_by(record) {
-                // The ring may still have what another process has taken out of the log.
+                // The ring may still have what another process has taken out of the log. Whoever sees the record does not.
                 match self.read_event(id).await {
                     Ok(Some(event)) if event.is_redacted() => self.hub.replace(&event),
                     Ok(_) => {}
@@ -176,6 +198,7 @@ impl Shared {
                 }
             }
         }
+        self.hub.publish(events);
     }
 
     async fn read_event(self: &Arc<Self>, id: uuid::Uuid) -> Result<Option<Arc<Recorded>>, ReadError> {

@@ -96,7 +96,7 @@ impl Target {
     /// The settings of one connection that is used for `what`, and how it is encrypted.
     pub fn settings(&self, what: &str) -> Result<(Config, Option<MakeRustlsConnect>), String> {
         let mut config = self.config.clone();
-        config.application_name(format!("beampipe {what}"));
+        config.application_name(format!("beampipe {} {what}", self.schema));
         if let Some(password) = &self.password {
             config.password(password()?);
         }

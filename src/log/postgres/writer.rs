@@ -12,7 +12,7 @@
 //! the first call still runs somewhere: whichever of the two has the lock first writes, the other one finds the hashes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -20,7 +20,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::event::{Hash, NewEvent, Position, Recorded};
+use crate::event::{NewEvent, Position, Recorded};
 use crate::ndjson::RestoreError;
 use crate::prepare::{Prepared, Unplaced};
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
 use super::Shared;
 use super::call::{self, Call, Written};
 use super::reader::Reader;
+use super::restore;
 use super::session::{Bell, Session, Trouble, told};
 
 /// A group takes no more than this, so that its first append does not wait for its last too long.
@@ -38,22 +39,25 @@ const GROUP_BYTES: usize = 8 << 20;
 /// How long one question about many events may take.
 const BULK: Duration = Duration::from_secs(29);
 /// When what could not be settled is answered as unknown.
-const DEADLINE: Duration = Duration::from_secs(12);
+const DEADLINE: Duration = Duration::from_secs(10);
 /// The first and the longest wait before another attempt to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-const HEADS: &str = "SELECT h.revision, h.hash FROM unnest($1::text[]) WITH ORDINALITY AS s (name, i)
-     LEFT JOIN LATERAL (
-         SELECT e.revision, e.hash FROM events e WHERE e.stream = s.name ORDER BY e.revision DESC LIMIT 1
-     ) h ON true ORDER BY s.i";
 const RECORD: &str = "SELECT record FROM redactions WHERE event = $1";
-const REDACTED: &str = "SELECT e.position, e.id FROM events e WHERE e.id = ANY($1) AND e.data IS NULL";
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
+/// An append in the queue.
+pub(super) struct Waiting {
+    pub prepared: Prepared,
+    pub reply: Reply<Result<Appended, AppendError>>,
+    /// Set by whoever has it first: the writer, that begins with it, or the caller, who gives up before that.
+    pub taken: Arc<AtomicBool>,
+}
+
 pub(super) enum Job {
-    Append { prepared: Prepared, reply: Reply<Result<Appended, AppendError>> },
+    Append(Waiting),
     Redact { event: Uuid, record: NewEvent, reply: Reply<Result<Appended, RedactError>> },
     Restore { events: Vec<Unplaced>, reply: Reply<Result<(), RestoreError>> },
     Close,
@@ -96,14 +100,14 @@ impl Writer {
                 },
             };
             match job {
-                Job::Append { prepared, reply } => {
-                    let mut bytes = prepared.bytes;
-                    let mut group = vec![(prepared, reply)];
+                Job::Append(first) => {
+                    let mut bytes = first.prepared.bytes;
+                    let mut group = vec![first];
                     while group.len() < GROUP_APPENDS && bytes < GROUP_BYTES {
                         match jobs.try_recv() {
-                            Ok(Job::Append { prepared, reply }) => {
-                                bytes += prepared.bytes;
-                                group.push((prepared, reply));
+                            Ok(Job::Append(another)) => {
+                                bytes += another.prepared.bytes;
+                                group.push(another);
                             }
                             Ok(other) => {
                                 next = Some(other);
@@ -127,14 +131,19 @@ impl Writer {
         self.shared.ended.store(true, Ordering::Release);
     }
 
-    async fn group(&mut self, group: Vec<(Prepared, Reply<Result<Appended, AppendError>>)>) {
+    async fn group(&mut self, mut group: Vec<Waiting>) {
+        group.retain(|waiting| !waiting.taken.swap(true, Ordering::AcqRel));
+        if group.is_empty() {
+            return;
+        }
         if let Some(reason) = self.shared.append_refusal() {
-            for (_, reply) in group {
+            for Waiting { reply, .. } in group {
                 let _ = reply.send(Err(AppendError::Unavailable(reason.clone())));
             }
             return;
         }
-        let (appends, replies): (Vec<Prepared>, Vec<_>) = group.into_iter().unzip();
+        let (appends, replies): (Vec<Prepared>, Vec<_>) =
+            group.into_iter().map(|waiting| (waiting.prepared, waiting.reply)).unzip();
         let single = appends.len() == 1;
         match self.write(&appends, None).await {
             Ok(rows) => self.answer(&rows, appends, replies).await,
@@ -198,51 +207,54 @@ impl Writer {
         let mut pause = FIRST_PAUSE;
         let mut sent = false;
         loop {
-            let lost = match self.session().await {
+            let shared = Arc::clone(&self.shared);
+            let trouble = match self.session().await {
+                // That a call broke off says little of the server; that there is no way to it does.
                 Err(trouble) => {
-                    // A call that broke off says little of the server; that there is no way to it does.
-                    self.shared.is_away(Some(trouble.said()));
+                    shared.is_away(Some(trouble.said()));
                     trouble
                 }
                 Ok(session) => {
-                    match call.make(session).await {
-                        Ok(answer) => {
-                            self.shared.trouble(None);
-                            return Ok(answer);
+                    let answer = tokio::select! {
+                        biased;
+                        answer = call.make(session) => answer,
+                        reason = shared.gone() => Err(Trouble::Silent(reason)),
+                    };
+                    match answer {
+                        Ok(rows) => {
+                            shared.trouble(None);
+                            return Ok(rows);
                         }
-                        Err(Trouble::Refused { code, message }) if !is_passing(&code) => {
-                            self.shared.trouble(Some(&message));
+                        Err(Trouble::Refused { code, message }) => {
+                            shared.trouble(Some(&message));
                             if code == SqlState::READ_ONLY_SQL_TRANSACTION {
-                                // A server that was taken out of service; the next connection may lead to its successor.
+                                // A server out of service; the next connection may lead to its successor.
                                 self.hang_up();
                             }
-                            if !sent {
+                            // Of this call we know; of one before it that broke off we do not.
+                            if !sent && !is_passing(&code) {
                                 return Err(Failure::NotWritten { code: Some(code), why: message });
                             }
-                            // Of this call we know; of the one before it we do not.
                             Trouble::Refused { code, message }
                         }
-                        Err(trouble @ Trouble::Refused { .. }) => trouble,
-                        Err(Trouble::Lost(why)) => {
+                        Err(trouble) => {
+                            self.hang_up();
                             sent = true;
-                            Trouble::Lost(why)
+                            trouble
                         }
                     }
                 }
             };
-            if let Trouble::Lost(_) = &lost {
-                self.hang_up();
+            let why = trouble.said().to_owned();
+            if !sent && !matches!(trouble, Trouble::Refused { .. }) {
+                return Err(Failure::NotWritten { code: None, why });
             }
-            if Instant::now() + pause > deadline || self.shared.is_closing() {
-                let why = lost.said().to_owned();
+            if Instant::now() + pause > deadline || shared.is_closing() {
                 return Err(if sent {
                     Failure::Unknown(why)
                 } else {
                     Failure::NotWritten { code: None, why }
                 });
-            }
-            if !sent && matches!(lost, Trouble::Lost(_)) {
-                return Err(Failure::NotWritten { code: None, why: lost.said().to_owned() });
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -261,6 +273,8 @@ impl Writer {
         }
         if self.session.is_none() {
             let session = self.shared.connect("writer", None).await?;
+            // Whatever was said of the server before, it is there.
+            self.shared.is_away(None);
             self.bell.own.lock().push(session.pid);
             self.session = Some(session);
         }
@@ -322,8 +336,8 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let redactions = {
             let mut reader = Reader::borrow(&shared).await?;
-            check(&mut reader, &events, first).await?;
-            redactions(&mut reader, &events).await?
+            restore::check(&mut reader, &events, first).await?;
+            restore::redactions(&mut reader, &events).await?
         };
         let call = Call::Restore { head: first - 1, events: &events, redactions: &redactions };
         let rows = self.settle(call).await.map_err(AppendError::from)?;
@@ -344,73 +358,6 @@ impl Writer {
     }
 }
 
-/// Whether the events go on from where the log is.
-async fn check(reader: &mut Reader<'_>, events: &[Unplaced], first: Position) -> Result<(), RestoreError> {
-    let last = reader.page(Position::MAX, Direction::Backward, 1, &crate::Filter::All).await?.events;
-    let (mut expected, mut recorded_at) = last
-        .first()
-        .map_or((1, chrono::DateTime::<chrono::Utc>::MIN_UTC), |last| (last.position + 1, last.recorded_at));
-    if first != expected {
-        return Err(RestoreError::Gap { expected, found: first });
-    }
-    let mut heads: std::collections::HashMap<Arc<str>, Option<StreamHead>> =
-        events.iter().map(|unplaced| (Arc::clone(&unplaced.event.stream), None)).collect();
-    let names: Vec<Arc<str>> = heads.keys().cloned().collect();
-    let texts: Vec<&str> = names.iter().map(|name| &**name).collect();
-    let rows = reader.ask(HEADS, &[&texts], BULK).await?;
-    for (name, row) in names.into_iter().zip(&rows) {
-        let hash: Option<&[u8]> = row.try_get(1).map_err(unreadable)?;
-        let revision: Option<i64> = row.try_get(0).map_err(unreadable)?;
-        let head = revision.zip(hash.and_then(|hash| hash.try_into().ok()));
-        heads.insert(
-            name,
-            head.map(|(revision, hash)| StreamHead { revision: revision as u64, hash: Hash(hash) }),
-        );
-    }
-    for Unplaced { event, .. } in events {
-        if event.position != expected {
-            return Err(RestoreError::Gap { expected, found: event.position });
-        }
-        if event.recorded_at < recorded_at {
-            return Err(RestoreError::broken(event, "it was recorded before the event before it".into()));
-        }
-        (expected, recorded_at) = (expected + 1, event.recorded_at);
-        let head = heads.entry(Arc::clone(&event.stream)).or_default();
-        RestoreError::check_chain(event, *head)?;
-        *head = Some(StreamHead { revision: event.revision, hash: event.hash });
-    }
-    Ok(())
-}
-
-/// The redactions that records among the events tell of, each with the record's position.
-async fn redactions(
-    reader: &mut Reader<'_>,
-    events: &[Unplaced],
-) -> Result<Vec<(Position, Position)>, RestoreError> {
-    let named: Vec<(Uuid, Position)> = events
-        .iter()
-        .flat_map(|unplaced| {
-            let position = unplaced.event.position;
-            redaction::named_by(&unplaced.event).into_iter().map(move |id| (id, position))
-        })
-        .collect();
-    if named.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ids: Vec<Uuid> = named.iter().map(|(id, _)| *id).collect();
-    let mut found = std::collections::HashMap::new();
-    for row in reader.ask(REDACTED, &[&ids], BULK).await? {
-        let position: i64 = row.try_get(0).map_err(unreadable)?;
-        found.insert(row.try_get::<_, Uuid>(1).map_err(unreadable)?, position as Position);
-    }
-    for Unplaced { event, .. } in events.iter().filter(|unplaced| unplaced.event.is_redacted()) {
-        found.insert(event.id, event.position);
-    }
-    let mut seen = std::collections::HashSet::new();
-    let pairs = named.into_iter().filter_map(|(id, record)| Some((*found.get(&id)?, record)));
-    Ok(pairs.filter(|(event, _)| seen.insert(*event)).collect())
-}
-
 async fn record_of(reader: &mut Reader<'_>, position: Position) -> Result<Arc<Recorded>, ReadError> {
     let rows = reader.ask(RECORD, &[&(position as i64)], BULK).await?;
     let at: Option<i64> = rows.first().map(|row| row.try_get(0)).transpose().map_err(unreadable)?;
@@ -421,7 +368,7 @@ async fn record_of(reader: &mut Reader<'_>, position: Position) -> Result<Arc<Re
     })
 }
 
-fn unreadable(error: tokio_postgres::Error) -> ReadError {
+pub(super) fn unreadable(error: tokio_postgres::Error) -> ReadError {
     ReadError::Unavailable(told(&error))
 }
 

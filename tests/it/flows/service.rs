@@ -275,8 +275,8 @@ impl Service {
     pub fn command(&self, arguments: &[&str]) -> std::process::Output {
         Command::new(env!("CARGO_BIN_EXE_beampipe"))
             .args(arguments)
+            .envs(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .env("BEAMPIPE_STATE_DIR", self.state_dir())
-            .envs(self.settings.iter().filter(|(name, _)| name.starts_with("BEAMPIPE_LOG__")).cloned())
             .env("BEAMPIPE_URL", format!("http://127.0.0.1:{}", self.port))
             .env("BEAMPIPE_KEY", &self.key)
             .output()
