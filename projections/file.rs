@@ -102,9 +102,11 @@ impl<P: Projection> File<P> {
     fn transaction(&mut self, new: &[Envelope], checkpoint: Checkpoint) -> Result<()> {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let outcome = (|| {
+            let mut rows = P::Rows::default();
             for envelope in new.iter().filter(|envelope| P::wants(&envelope.event)) {
-                P::apply(&self.db, &mut self.counts, envelope)?;
+                P::apply(&self.db, &mut rows, &mut self.counts, envelope)?;
             }
+            P::flush(&self.db, &mut rows)?;
             self.counts.flush(&self.db)?;
             self.save_checkpoint(checkpoint)?;
             self.db.prepare_cached("COMMIT")?.execute([])?;
