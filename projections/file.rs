@@ -68,7 +68,7 @@ impl<P: Projection> File<P> {
         db.set_prepared_statement_cache_capacity(128);
         db.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384; \
-             PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY;",
+             PRAGMA wal_autocheckpoint = 10000; PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY;",
         )?;
         db.execute_batch(COMMON)?;
         let known = db

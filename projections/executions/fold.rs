@@ -165,38 +165,38 @@ impl Fold<'_> {
 
     fn artifacts<'m>(
         &self,
-        attempt: u32,
+        row: &Execution,
         phase: &str,
         made: impl IntoIterator<Item = &'m Made>,
     ) -> Result<()> {
         let mut statement = self.db.prepare_cached(
-            "INSERT INTO artifacts (execution, kind, sha256, size_bytes, media_type, producer_phase, attempt, position, \
+            "INSERT INTO artifacts (created_position, kind, sha256, size_bytes, media_type, producer_phase, attempt, position, \
              created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
         )?;
         let position = self.envelope.recorded.position;
         for Made { kind, sha256, size_bytes, media_type } in made {
-            let id = blob(&self.id);
+            let (of, attempt) = (row.created_position, row.attempt);
             statement
-                .execute((id, kind, sha256, size_bytes, media_type, phase, attempt, position, self.now))?;
+                .execute((of, kind, sha256, size_bytes, media_type, phase, attempt, position, self.now))?;
         }
         Ok(())
     }
 
-    /// Changes the session of an attempt, if there is one.
-    fn session(&mut self, attempt: u32, change: impl FnOnce(&mut Session)) -> Result<()> {
-        if let Some(session) = self.sessions.get(self.db, (self.id, attempt))? {
+    /// Changes the session of the present attempt, if there is one.
+    fn session(&mut self, row: &Execution, change: impl FnOnce(&mut Session)) -> Result<()> {
+        if let Some(session) = self.sessions.get(self.db, (row.created_position, row.attempt))? {
             change(session);
         }
         Ok(())
     }
 
     /// The last look at a session: written once.
-    fn end_session(&mut self, attempt: u32, terminal: Option<&Terminal>) -> Result<()> {
+    fn end_session(&mut self, row: &Execution, terminal: Option<&Terminal>) -> Result<()> {
         let Some(terminal) = terminal else { return Ok(()) };
-        self.session(attempt, |session| {
+        self.session(row, |session| {
             session.terminal.get_or_insert_with(|| json(terminal));
         })?;
-        self.artifacts(attempt, "terminal", &terminal.artifacts)
+        self.artifacts(row, "terminal", &terminal.artifacts)
     }
 
     fn change(&mut self, row: &mut Execution, event: &E) -> Result<()> {
@@ -220,28 +220,28 @@ impl Fold<'_> {
                 row.execution_phase = Some(e.phase.clone());
             }
             E::ManifestBuilt(e) => {
-                self.artifacts(attempt, "manifest_generated", [&e.artifact])?;
+                self.artifacts(row, "manifest_generated", [&e.artifact])?;
                 row.enters("manifest_generated");
                 row.manifest_generated_at = Some(now);
                 row.manifest_sha256 = Some(e.manifest_sha256.clone());
                 row.dataset_count = Some(e.dataset_count);
             }
             E::GraphPrepared(e) => {
-                self.artifacts(attempt, "graph_patched", &e.artifacts)?;
+                self.artifacts(row, "graph_patched", &e.artifacts)?;
                 row.enters("graph_patched");
                 row.graph_patched_at = Some(now);
                 row.source_graph_sha256 = Some(e.source_graph_sha256.clone());
                 row.patched_graph_sha256 = Some(e.patched_graph_sha256.clone());
             }
             E::Translated(e) => {
-                self.artifacts(attempt, "translated", [&e.artifact])?;
+                self.artifacts(row, "translated", [&e.artifact])?;
                 row.enters("translated");
                 row.translated_at = Some(now);
                 row.physical_graph_sha256 = Some(e.physical_graph_sha256.clone());
             }
             E::SubmissionStarted(e) => {
                 let session = Session {
-                    execution: self.id,
+                    created_position: row.created_position,
                     attempt,
                     session_id: e.session_id,
                     backend: e.backend.clone(),
@@ -260,13 +260,13 @@ impl Fold<'_> {
                 row.daliuge_session_id = Some(e.session_id);
                 row.dim_session_status_url = e.dim_session_status_url.clone();
                 row.dim_graph_status_url = e.dim_graph_status_url.clone();
-                match self.sessions.get(self.db, (self.id, attempt))? {
+                match self.sessions.get(self.db, (row.created_position, attempt))? {
                     Some(known) => *known = session,
                     None => self.sessions.add(session),
                 }
             }
             E::SubmissionRecorded(e) => {
-                self.session(attempt, |session| {
+                self.session(row, |session| {
                     session.recorded_at = Some(now);
                     session.receipt = Some(json(&e.receipt));
                     session.settled_by = e.settled_by.clone();
@@ -293,7 +293,7 @@ impl Fold<'_> {
                 }
             }
             E::SubmissionRefused(e) => {
-                self.session(attempt, |session| {
+                self.session(row, |session| {
                     session.refused_error = Some(e.error.clone());
                     session.refused_evidence = e.evidence.clone();
                 })?;
@@ -301,7 +301,7 @@ impl Fold<'_> {
                 row.last_error = Some(e.error.clone());
             }
             E::SubmissionUncertain(e) => {
-                self.session(attempt, |session| {
+                self.session(row, |session| {
                     session.uncertain_at = Some(now);
                     session.uncertain_step = Some(e.step.clone());
                     session.uncertain_reason = Some(e.reason.clone());
@@ -309,7 +309,7 @@ impl Fold<'_> {
                 row.submission_state = Cow::Borrowed("uncertain");
             }
             E::SubmissionAbandoned(e) => {
-                self.session(attempt, |session| {
+                self.session(row, |session| {
                     session.abandoned_at = Some(now);
                     session.abandoned_reason = Some(e.reason.clone());
                 })?;
@@ -324,7 +324,7 @@ impl Fold<'_> {
                 row.scheduler_reason = e.reason.clone();
             }
             E::Observed(e) => {
-                self.session(attempt, |session| session.last_observation = Some(json(e)))?;
+                self.session(row, |session| session.last_observation = Some(json(e)))?;
                 let axes = &e.axes;
                 row.is_now(if axes.awaiting_scheduler { "awaiting_scheduler" } else { "running" });
                 row.enters("monitoring");
@@ -351,7 +351,7 @@ impl Fold<'_> {
                 row.output_verification_at = Some(now);
             }
             E::Completed(e) => {
-                self.end_session(attempt, Some(&e.terminal))?;
+                self.end_session(row, Some(&e.terminal))?;
                 row.ends("completed", "succeeded", now);
                 row.scheduler_state = Cow::Borrowed("succeeded");
                 row.daliuge_state = Cow::Borrowed(daliuge_end(&e.terminal, "finished"));
@@ -359,7 +359,7 @@ impl Fold<'_> {
                 row.last_error = None;
             }
             E::Failed(e) => {
-                self.end_session(attempt, e.terminal.as_ref())?;
+                self.end_session(row, e.terminal.as_ref())?;
                 row.ends("failed", outcome(&e.failure_class), now);
                 row.failure_class = Some(e.failure_class.clone());
                 row.last_error = Some(e.error.clone());
@@ -375,7 +375,7 @@ impl Fold<'_> {
             }
             E::CancelRequested(_) => row.cancel_requested = true,
             E::Cancelled(e) => {
-                self.end_session(attempt, e.terminal.as_ref())?;
+                self.end_session(row, e.terminal.as_ref())?;
                 row.ends("cancelled", "cancelled", now);
                 row.failure_class = Some("cancelled".to_owned());
                 if row.scheduler_state != "not_submitted" {

@@ -89,7 +89,7 @@ stored! {
 }
 
 stored! {
-    pub(super) struct Session in "sessions" by (execution: Uuid, attempt: u32);
+    pub(super) struct Session in "sessions" by (created_position: u64, attempt: u32);
     once {}
     changing {
         session_id: Uuid,
