@@ -25,13 +25,14 @@ impl Projection for Projected {
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/accounts.sql");
     const CATEGORIES: &'static [&'static str] = &["account", "session"];
+    type Rows = ();
     type Gauges = AccountGauges;
 
     fn wants(event: &Event) -> bool {
         matches!(event, Event::Account(_) | Event::Session(_))
     }
 
-    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+    fn apply(db: &Connection, _rows: &mut (), counts: &mut Counts, envelope: &Envelope) -> Result<()> {
         match &envelope.event {
             Event::Account(event) => account(db, counts, envelope, event),
             Event::Session(event) => session(db, counts, envelope, event),

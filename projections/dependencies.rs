@@ -22,13 +22,14 @@ impl Projection for Projected {
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/dependencies.sql");
     const CATEGORIES: &'static [&'static str] = &["dependency"];
+    type Rows = ();
     type Gauges = DependencyGauges;
 
     fn wants(event: &Event) -> bool {
         matches!(event, Event::Dependency(_))
     }
 
-    fn apply(db: &Connection, _counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+    fn apply(db: &Connection, _rows: &mut (), _counts: &mut Counts, envelope: &Envelope) -> Result<()> {
         let Event::Dependency(event) = &envelope.event else { return Ok(()) };
         let (up, latency, reason) = match event {
             D::Up(e) => (true, Some(e.latency_ms), None),

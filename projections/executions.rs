@@ -15,6 +15,7 @@ use crate::{Envelope, ExecutionGauges, Gauges};
 
 mod fold;
 mod read;
+mod stored;
 mod words;
 pub use read::*;
 pub use words::{LIVE_STATUSES, STATUSES, SUBMISSION_STATES};
@@ -23,18 +24,24 @@ pub(crate) struct Projected;
 
 impl Projection for Projected {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SCHEMA: &'static str = include_str!("../migrations/views/executions.sql");
     const CATEGORIES: &'static [&'static str] = &["execution"];
+    type Rows = stored::Rows;
     type Gauges = ExecutionGauges;
 
     fn wants(event: &Event) -> bool {
         matches!(event, Event::Execution(_))
     }
 
-    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+    fn apply(db: &Connection, rows: &mut Self::Rows, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
         let Event::Execution(event) = &envelope.event else { return Ok(()) };
-        fold::fold(db, counts, envelope, event)
+        fold::fold(db, rows, counts, envelope, event)
+    }
+
+    fn flush(db: &Connection, rows: &mut Self::Rows) -> Result<()> {
+        rows.executions.flush(db)?;
+        rows.sessions.flush(db)
     }
 
     fn gauges(db: &Connection, counts: &Counts) -> Result<ExecutionGauges> {

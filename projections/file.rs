@@ -68,7 +68,7 @@ impl<P: Projection> File<P> {
         db.set_prepared_statement_cache_capacity(128);
         db.execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384; \
-             PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY;",
+             PRAGMA wal_autocheckpoint = 10000; PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY;",
         )?;
         db.execute_batch(COMMON)?;
         let known = db
@@ -102,9 +102,11 @@ impl<P: Projection> File<P> {
     fn transaction(&mut self, new: &[Envelope], checkpoint: Checkpoint) -> Result<()> {
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let outcome = (|| {
+            let mut rows = P::Rows::default();
             for envelope in new.iter().filter(|envelope| P::wants(&envelope.event)) {
-                P::apply(&self.db, &mut self.counts, envelope)?;
+                P::apply(&self.db, &mut rows, &mut self.counts, envelope)?;
             }
+            P::flush(&self.db, &mut rows)?;
             self.counts.flush(&self.db)?;
             self.save_checkpoint(checkpoint)?;
             self.db.prepare_cached("COMMIT")?.execute([])?;

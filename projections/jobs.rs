@@ -3,18 +3,20 @@
 //!
 //! Whether a claim's lease is alive is not here: that is presence, judged by the contender's own clock.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use beampipe_domain::Event;
 use beampipe_domain::job::{Event as J, Kind};
 use beampipe_domain::worker::Event as W;
-use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql};
+use rusqlite::{Connection, OptionalExtension, Result};
 use uuid::Uuid;
 
 use crate::counts::Counts;
 use crate::projection::Projection;
-use crate::sql::{blob, blob_of, json, micros, stream_id, stream_rest};
+use crate::sql::{json, micros, stream_id, stream_rest};
+use crate::touched::{Touched, Word};
 use crate::{Envelope, Gauges, JobGauges};
 
 mod read;
@@ -30,28 +32,28 @@ impl Projection for Projected {
     const VERSION: u32 = 2;
     const SCHEMA: &'static str = include_str!("../migrations/views/jobs.sql");
     const CATEGORIES: &'static [&'static str] = &["job", "worker"];
+    type Rows = Touched<Row>;
     type Gauges = JobGauges;
 
     fn wants(event: &Event) -> bool {
         matches!(event, Event::Job(_) | Event::Worker(W::Started(_)))
     }
 
-    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
-        let recorded = &envelope.recorded;
+    fn apply(db: &Connection, rows: &mut Self::Rows, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
         match &envelope.event {
-            Event::Job(event) => {
-                let id = stream_id(&recorded.stream);
-                let mut fold = Fold { db, counts, envelope, id, now: micros(recorded.occurred_at) };
-                fold.job(event)
-            }
+            Event::Job(event) => fold(db, rows, counts, envelope, event),
             Event::Worker(W::Started(e)) => {
                 let sql = "INSERT OR REPLACE INTO pools (worker, pool) VALUES (?1, ?2)";
-                db.prepare_cached(sql)?.execute((stream_rest(&recorded.stream), &e.pool))?;
+                db.prepare_cached(sql)?.execute((stream_rest(&envelope.recorded.stream), &e.pool))?;
                 counts.add("pool", &e.pool, "", 0);
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    fn flush(db: &Connection, rows: &mut Self::Rows) -> Result<()> {
+        rows.flush(db)
     }
 
     fn gauges(db: &Connection, counts: &Counts) -> Result<JobGauges> {
@@ -98,182 +100,167 @@ impl Projection for Projected {
     }
 }
 
-/// What of a row is counted.
+stored! {
+    /// A row as it lies in the file; what the columns mean is said in `read.rs`.
+    pub(crate) struct Row in "jobs" by (id: Uuid);
+    once {
+        created_position: u64,
+        kind: Word,
+        payload: String,
+        project_module: Option<String>,
+        execution_id: Option<Uuid>,
+        required_capability: Option<String>,
+        idempotency_key: Option<String>,
+        max_attempts: u32,
+        created_at: i64,
+        correlation_id: Uuid,
+    }
+    changing {
+        status: Word,
+        attempts: u32,
+        next_run_at: i64,
+        worker_id: Option<String>,
+        pool: Option<String>,
+        claim_id: Option<Uuid>,
+        claimed_at: Option<i64>,
+        last_error: Option<String>,
+        result: Option<String>,
+        duration_ms: Option<u64>,
+        updated_at: i64,
+        finished_at: Option<i64>,
+        revision: u64,
+        last_event_id: Uuid,
+    }
+}
+
+impl Row {
+    fn is_now(&mut self, status: &'static str) {
+        self.status = Cow::Borrowed(status);
+    }
+
+    /// Nobody works on it any more.
+    fn is_let_go(&mut self, status: &'static str) {
+        self.is_now(status);
+        self.worker_id = None;
+        self.pool = None;
+        self.claim_id = None;
+        self.claimed_at = None;
+    }
+}
+
+/// What of a row is counted and changes.
 struct Facets {
-    row: i64,
-    kind: String,
-    status: String,
+    status: Word,
     worker: Option<String>,
     pool: Option<String>,
 }
 
-macro_rules! facets {
-    () => {
-        "created_position, kind, status, worker_id, pool"
-    };
-}
-
-/// Changes one row: `?1` is its key, `?2` to `?4` are the envelope's, the arm's own values start at `?5`.
-macro_rules! update {
-    ($set:literal) => {
-        concat!(
-            "UPDATE jobs SET ",
-            $set,
-            ", revision = ?2, last_event_id = ?3, updated_at = ?4 WHERE created_position = ?1 RETURNING ",
-            facets!()
-        )
-    };
-}
-
 impl Facets {
-    fn read(row: &Row<'_>) -> Result<Self> {
-        Ok(Self {
-            row: row.get(0)?,
-            kind: row.get(1)?,
-            status: row.get(2)?,
-            worker: row.get(3)?,
-            pool: row.get(4)?,
-        })
+    fn of(row: &Row) -> Self {
+        Self { status: row.status.clone(), worker: row.worker_id.clone(), pool: row.pool.clone() }
     }
 }
 
-struct Fold<'a> {
-    db: &'a Connection,
-    counts: &'a mut Counts,
-    envelope: &'a Envelope,
-    id: Uuid,
-    now: i64,
+fn count(counts: &mut Counts, before: Option<&Facets>, row: &Row) {
+    if before.is_none_or(|before| before.status != row.status || before.worker != row.worker_id) {
+        counts.move_one("status", before.map(|b| (&*row.kind, &*b.status)), Some((&*row.kind, &*row.status)));
+        counts.add("entered", &row.kind, &row.status, 1);
+    }
+    fn one(word: Option<&String>) -> Option<(&str, &str)> {
+        word.map(|word| (word.as_str(), ""))
+    }
+    counts.move_one("lease", one(before.and_then(|b| b.worker.as_ref())), one(row.worker_id.as_ref()));
+    counts.move_one("pool_lease", one(before.and_then(|b| b.pool.as_ref())), one(row.pool.as_ref()));
 }
 
-impl Fold<'_> {
-    fn count(&mut self, before: Option<&Facets>, after: &Facets) {
-        let counts = &mut *self.counts;
-        if before.is_none_or(|before| before.status != after.status || before.worker != after.worker) {
-            counts.move_one(
-                "status",
-                before.map(|b| (&*b.kind, &*b.status)),
-                Some((&*after.kind, &*after.status)),
-            );
-            counts.add("entered", &after.kind, &after.status, 1);
-        }
-        let old = before.and_then(|before| before.worker.as_deref());
-        counts.move_one("lease", old.map(|w| (w, "")), after.worker.as_deref().map(|w| (w, "")));
-        let old = before.and_then(|before| before.pool.as_deref());
-        counts.move_one("pool_lease", old.map(|p| (p, "")), after.pool.as_deref().map(|p| (p, "")));
+fn fold(
+    db: &Connection,
+    rows: &mut Touched<Row>,
+    counts: &mut Counts,
+    envelope: &Envelope,
+    event: &J,
+) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let (id, now) = (stream_id(&recorded.stream), micros(recorded.occurred_at));
+    if let J::Enqueued(e) = event {
+        let row = Row {
+            id,
+            created_position: recorded.position,
+            kind: Cow::Borrowed(e.kind.as_str()),
+            payload: json(&e.payload),
+            status: Cow::Borrowed("queued"),
+            project_module: e.project_module.clone(),
+            execution_id: e.execution_id,
+            required_capability: e.required_capability.clone(),
+            idempotency_key: e.idempotency_key.clone(),
+            max_attempts: e.max_attempts,
+            next_run_at: micros(e.next_run_at),
+            created_at: now,
+            updated_at: now,
+            correlation_id: recorded.correlation_id,
+            revision: recorded.revision,
+            last_event_id: recorded.id,
+            ..Row::default()
+        };
+        count(counts, None, &row);
+        rows.add(row);
+        return Ok(());
     }
-
-    /// Runs an [`update!`] and counts what moved.
-    fn update(&mut self, before: &Facets, sql: &'static str, own: &[&dyn ToSql]) -> Result<()> {
-        let recorded = &self.envelope.recorded;
-        let mut statement = self.db.prepare_cached(sql)?;
-        statement.raw_bind_parameter(1, before.row)?;
-        statement.raw_bind_parameter(2, recorded.revision)?;
-        statement.raw_bind_parameter(3, blob(&recorded.id))?;
-        statement.raw_bind_parameter(4, self.now)?;
-        for (index, value) in own.iter().enumerate() {
-            statement.raw_bind_parameter(5 + index, value)?;
+    // A job whose beginning is not in the log has no row to change.
+    let Some(row) = rows.get(db, (id,))? else { return Ok(()) };
+    let before = Facets::of(row);
+    match event {
+        // Handled above: it has no row before it.
+        J::Enqueued(_) => {}
+        J::Claimed(e) => {
+            let pool = "SELECT pool FROM pools WHERE worker = ?1";
+            let pool = db.prepare_cached(pool)?.query_row([&e.worker_id], |row| row.get(0)).optional()?;
+            row.is_now("running");
+            row.worker_id = Some(e.worker_id.clone());
+            row.pool = Some(pool.unwrap_or_else(|| "default".to_owned()));
+            row.claim_id = Some(e.claim_id);
+            row.claimed_at = Some(now);
+            row.attempts = e.attempt;
         }
-        let after = statement.raw_query().next()?.map(Facets::read).transpose()?;
-        if let Some(after) = after {
-            self.count(Some(before), &after);
+        J::HandedBack(e) => {
+            row.is_let_go("queued");
+            row.next_run_at = micros(e.next_run_at);
+            row.attempts = row.attempts.saturating_sub(1);
+            row.last_error = Some(e.reason.clone());
         }
-        Ok(())
-    }
-
-    fn job(&mut self, event: &J) -> Result<()> {
-        let recorded = &self.envelope.recorded;
-        if let J::Enqueued(e) = event {
-            let after = self
-                .db
-                .prepare_cached(concat!(
-                    "INSERT INTO jobs (created_position, id, kind, payload, status, project_module, execution_id, \
-                     required_capability, idempotency_key, attempts, max_attempts, next_run_at, created_at, updated_at, \
-                     correlation_id, revision, last_event_id) \
-                     VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?6, ?7, ?8, 0, ?9, ?10, ?11, ?11, ?12, ?13, ?14) RETURNING ",
-                    facets!()
-                ))?
-                .query_row(
-                    rusqlite::params![
-                        recorded.position,
-                        blob(&self.id),
-                        e.kind.as_str(),
-                        json(&e.payload),
-                        e.project_module,
-                        blob_of(e.execution_id.as_ref()),
-                        e.required_capability,
-                        e.idempotency_key,
-                        e.max_attempts,
-                        micros(e.next_run_at),
-                        self.now,
-                        blob(&recorded.correlation_id),
-                        recorded.revision,
-                        blob(&recorded.id),
-                    ],
-                    Facets::read,
-                )?;
-            self.count(None, &after);
-            return Ok(());
+        J::Completed(e) => {
+            row.is_let_go("completed");
+            row.result = e.result.as_ref().map(json);
+            row.duration_ms = Some(e.duration_ms);
+            row.finished_at = Some(now);
+            row.last_error = None;
         }
-        let sql = concat!("SELECT ", facets!(), " FROM jobs WHERE id = ?1");
-        let before = self.db.prepare_cached(sql)?.query_row([blob(&self.id)], Facets::read).optional()?;
-        // A job whose beginning is not in the log has no row to change.
-        let Some(before) = &before else { return Ok(()) };
-        match event {
-            // Handled above: it has no row before it.
-            J::Enqueued(_) => Ok(()),
-            J::Claimed(e) => self.update(
-                before,
-                update!(
-                    "status = 'running', worker_id = ?5, claim_id = ?6, attempts = ?7, claimed_at = ?4, \
-                     pool = coalesce((SELECT pool FROM pools WHERE worker = ?5), 'default')"
-                ),
-                &[&e.worker_id, &blob(&e.claim_id), &e.attempt],
-            ),
-            J::HandedBack(e) => self.update(
-                before,
-                update!(
-                    "status = 'queued', next_run_at = ?5, attempts = max(attempts - 1, 0), last_error = ?6, \
-                     worker_id = NULL, pool = NULL, claim_id = NULL, claimed_at = NULL"
-                ),
-                &[&micros(e.next_run_at), &e.reason],
-            ),
-            J::Completed(e) => self.update(
-                before,
-                update!(
-                    "status = 'completed', result = ?5, duration_ms = ?6, finished_at = ?4, last_error = NULL, \
-                     worker_id = NULL, pool = NULL, claim_id = NULL, claimed_at = NULL"
-                ),
-                &[&e.result.as_ref().map(json), &e.duration_ms],
-            ),
-            // The retry or the dead letter follows in the same append.
-            J::Failed(e) => self.update(
-                before,
-                update!("last_error = ?5, duration_ms = ?6"),
-                &[&e.error, &e.duration_ms],
-            ),
-            J::RetryScheduled(e) => self.update(
-                before,
-                update!(
-                    "status = 'queued', next_run_at = ?5, worker_id = NULL, pool = NULL, claim_id = NULL, \
-                     claimed_at = NULL"
-                ),
-                &[&micros(e.next_run_at)],
-            ),
-            J::DeadLettered(e) => self.update(
-                before,
-                update!(
-                    "status = 'dead_lettered', last_error = ?5, finished_at = ?4, worker_id = NULL, pool = NULL, \
-                     claim_id = NULL, claimed_at = NULL"
-                ),
-                &[&e.error],
-            ),
-            J::Requeued(e) => self.update(
-                before,
-                update!("status = 'queued', next_run_at = ?5, attempts = 0, finished_at = NULL"),
-                &[&micros(e.next_run_at)],
-            ),
+        // The retry or the dead letter follows in the same append.
+        J::Failed(e) => {
+            row.last_error = Some(e.error.clone());
+            row.duration_ms = Some(e.duration_ms);
+        }
+        J::RetryScheduled(e) => {
+            row.is_let_go("queued");
+            row.next_run_at = micros(e.next_run_at);
+        }
+        J::DeadLettered(e) => {
+            row.is_let_go("dead_lettered");
+            row.last_error = Some(e.error.clone());
+            row.finished_at = Some(now);
+        }
+        J::Requeued(e) => {
+            row.is_now("queued");
+            row.next_run_at = micros(e.next_run_at);
+            row.attempts = 0;
+            row.finished_at = None;
         }
     }
+    row.revision = recorded.revision;
+    row.last_event_id = recorded.id;
+    row.updated_at = now;
+    count(counts, Some(&before), row);
+    Ok(())
 }
 
 #[cfg(test)]

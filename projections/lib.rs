@@ -18,6 +18,8 @@ use chrono::{DateTime, Utc};
 
 #[macro_use]
 mod sql;
+#[macro_use]
+mod touched;
 mod counts;
 mod expand;
 mod file;

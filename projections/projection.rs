@@ -20,6 +20,8 @@ pub(crate) trait Projection: Send + 'static {
     const SCHEMA: &'static str;
     /// The categories of the streams it follows.
     const CATEGORIES: &'static [&'static str];
+    /// Rows that are changed in memory until their batch is written; `()` where every event is a statement.
+    type Rows: Default;
     /// The numbers it shows.
     type Gauges: Send + Sync;
 
@@ -27,7 +29,12 @@ pub(crate) trait Projection: Send + 'static {
     fn wants(event: &Event) -> bool;
 
     /// Folds one event into the rows and counts.
-    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()>;
+    fn apply(db: &Connection, rows: &mut Self::Rows, counts: &mut Counts, envelope: &Envelope) -> Result<()>;
+
+    /// Writes the rows that were changed in memory, before the transaction ends.
+    fn flush(_db: &Connection, _rows: &mut Self::Rows) -> Result<()> {
+        Ok(())
+    }
 
     /// The numbers as they are now, from counts and indexed queries.
     fn gauges(db: &Connection, counts: &Counts) -> Result<Self::Gauges>;

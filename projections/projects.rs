@@ -25,13 +25,14 @@ impl Projection for Projected {
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/projects.sql");
     const CATEGORIES: &'static [&'static str] = &["project", "profile"];
+    type Rows = ();
     type Gauges = ProjectGauges;
 
     fn wants(event: &Event) -> bool {
         matches!(event, Event::Project(_) | Event::Profile(_))
     }
 
-    fn apply(db: &Connection, _counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+    fn apply(db: &Connection, _rows: &mut (), _counts: &mut Counts, envelope: &Envelope) -> Result<()> {
         match &envelope.event {
             Event::Project(event) => project(db, envelope, event),
             Event::Profile(event) => profile(db, envelope, event),

@@ -3,18 +3,20 @@
 //!
 //! Which phase a source is in is said once, by the generated column `phase` of the schema.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use beampipe_domain::Event;
 use beampipe_domain::execution::Event as X;
-use beampipe_domain::source::{Check, Event as S};
-use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql};
+use beampipe_domain::source::{Check, Event as S, Registered};
+use rusqlite::{Connection, OptionalExtension, Result};
 use uuid::Uuid;
 
 use crate::counts::Counts;
 use crate::projection::Projection;
 use crate::sql::{blob, json, micros, stream_id};
+use crate::touched::{Touched, Word};
 use crate::{Envelope, Gauges, SourceGauges};
 
 mod read;
@@ -43,6 +45,7 @@ impl Projection for Projected {
     const VERSION: u32 = 1;
     const SCHEMA: &'static str = include_str!("../migrations/views/sources.sql");
     const CATEGORIES: &'static [&'static str] = &["source", "execution"];
+    type Rows = Touched<Row>;
     type Gauges = SourceGauges;
 
     fn wants(event: &Event) -> bool {
@@ -61,9 +64,9 @@ impl Projection for Projected {
         }
     }
 
-    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+    fn apply(db: &Connection, rows: &mut Self::Rows, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
         let id = stream_id(&envelope.recorded.stream);
-        let mut fold = Fold { db, counts, envelope, id, now: micros(envelope.recorded.occurred_at) };
+        let mut fold = Fold { db, rows, counts, envelope, id, now: micros(envelope.recorded.occurred_at) };
         match &envelope.event {
             Event::Source(event) => fold.source(event),
             Event::Execution(X::Created(e)) => {
@@ -76,6 +79,10 @@ impl Projection for Projected {
             Event::Execution(X::RetryRequested(_)) => fold.execution("retrying"),
             _ => Ok(()),
         }
+    }
+
+    fn flush(db: &Connection, rows: &mut Self::Rows) -> Result<()> {
+        rows.flush(db)
     }
 
     fn gauges(db: &Connection, counts: &Counts) -> Result<SourceGauges> {
@@ -119,61 +126,136 @@ impl Projection for Projected {
     }
 }
 
-/// What of a row is counted.
+stored! {
+    /// A row as it lies in the file, but for its phase, which SQLite works out; what the columns mean is said in `read.rs`.
+    pub(crate) struct Row in "sources" by (id: Uuid);
+    once {
+        created_position: u64,
+        project_module: String,
+        source_identifier: String,
+        created_at: i64,
+    }
+    changing {
+        enabled: bool,
+        removed: bool,
+        stale_after_hours: Option<f64>,
+        last_checked_at: Option<i64>,
+        last_attempted_at: Option<i64>,
+        last_outcome: Option<Word>,
+        last_error: Option<String>,
+        last_duration_ms: Option<u64>,
+        discovery_requested_at: Option<i64>,
+        signature: Option<String>,
+        dataset_count: Option<u64>,
+        sbids: Option<String>,
+        metadata_sha256: Option<String>,
+        discovered_at: Option<i64>,
+        pending: bool,
+        pending_at: Option<i64>,
+        admitted_execution_id: Option<Uuid>,
+        admitted_signature: Option<String>,
+        admitted_at: Option<i64>,
+        admitted_execution_status: Option<Word>,
+        executed_signature: Option<String>,
+        project_config_id: Option<Uuid>,
+        project_config_version: Option<u64>,
+        revision: u64,
+        last_position: u64,
+        last_event_id: Uuid,
+        last_event_type: String,
+        last_event_at: i64,
+    }
+}
+
+impl Row {
+    /// What the generated column says; `the_numbers_equal_a_recount` holds them together.
+    fn phase(&self) -> &'static str {
+        let running = || {
+            let status = self.admitted_execution_status.as_deref().unwrap_or("pending");
+            !matches!(status, "completed" | "failed" | "cancelled" | "not_submitted")
+        };
+        match self.last_outcome.as_deref() {
+            _ if self.removed => "removed",
+            _ if !self.enabled => "disabled",
+            _ if self.admitted_execution_id.is_some() && running() => "executing",
+            _ if self.pending => "pending",
+            Some("no_datasets") => "no_datasets",
+            Some("error" | "timeout") => "error",
+            _ if self.signature.is_none() => "registered",
+            _ if self.signature == self.executed_signature => "executed",
+            _ if self.signature == self.admitted_signature => "failed",
+            _ => "discovered",
+        }
+    }
+
+    /// Nothing is known of its data.
+    fn forgets_its_data(&mut self) {
+        self.signature = None;
+        self.dataset_count = None;
+        self.sbids = None;
+        self.metadata_sha256 = None;
+        self.discovered_at = None;
+        self.waits(false, 0);
+    }
+
+    /// Waits for an execution, or no longer.
+    fn waits(&mut self, pending: bool, now: i64) {
+        self.pending = pending;
+        self.pending_at = pending.then(|| self.pending_at.unwrap_or(now));
+    }
+
+    /// A discovery ended, whatever its outcome.
+    fn looked_at(&mut self, counts: &mut Counts, outcome: &'static str, check: &Check, now: i64) {
+        counts.add("discoveries", &self.project_module, outcome, 1);
+        self.last_attempted_at = Some(now);
+        self.discovery_requested_at = None;
+        self.last_outcome = Some(Cow::Borrowed(outcome));
+        self.last_duration_ms = Some(check.duration_ms);
+        self.project_config_id = Some(check.project_config_id);
+        self.project_config_version = Some(check.project_config_version);
+    }
+
+    fn stamp(&mut self, envelope: &Envelope, now: i64) {
+        let recorded = &envelope.recorded;
+        self.revision = recorded.revision;
+        self.last_position = recorded.position;
+        self.last_event_id = recorded.id;
+        self.last_event_type.clear();
+        self.last_event_type.push_str(&recorded.event_type);
+        self.last_event_at = now;
+    }
+}
+
+/// What of a row is counted and changes.
 struct Facets {
-    row: i64,
-    project: String,
-    phase: String,
+    phase: &'static str,
     pending: bool,
 }
 
-macro_rules! facets {
-    () => {
-        "created_position, project_module, phase, pending AND enabled AND NOT removed"
-    };
-}
-
-/// Changes one row: `?1` is its key, `?2` to `?6` are the envelope's, the arm's own values start at `?7`.
-macro_rules! update {
-    ($($set:tt)+) => {
-        concat!(
-            "UPDATE sources SET ",
-            $($set)+,
-            ", revision = ?2, last_position = ?3, last_event_id = ?4, last_event_type = ?5, last_event_at = ?6 \
-             WHERE created_position = ?1 RETURNING ",
-            facets!()
-        )
-    };
-}
-
-/// A discovery that ended, whatever its outcome: `?7` to `?10` are outcome and check, the arm's own values start at `?11`.
-macro_rules! discovery {
-    ($set:literal) => {
-        update!(
-            $set,
-            ", last_attempted_at = ?6, discovery_requested_at = NULL, last_outcome = ?7, last_duration_ms = ?8, \
-             project_config_id = ?9, project_config_version = ?10"
-        )
-    };
-}
-
 impl Facets {
-    fn read(row: &Row<'_>) -> Result<Self> {
-        Ok(Self { row: row.get(0)?, project: row.get(1)?, phase: row.get(2)?, pending: row.get(3)? })
+    fn of(row: &Row) -> Self {
+        Self { phase: row.phase(), pending: row.pending && row.enabled && !row.removed }
     }
 
     /// Removed sources are counted nowhere.
-    fn phase(&self) -> Option<(&str, &str)> {
-        (self.phase != "removed").then_some((&*self.project, &*self.phase))
+    fn phase<'a>(&'a self, project: &'a str) -> Option<(&'a str, &'a str)> {
+        (self.phase != "removed").then_some((project, self.phase))
     }
 
-    fn pending(&self) -> Option<(&str, &str)> {
-        self.pending.then_some((&*self.project, ""))
+    fn pending<'a>(&self, project: &'a str) -> Option<(&'a str, &'a str)> {
+        self.pending.then_some((project, ""))
     }
+}
+
+fn count(counts: &mut Counts, before: Option<&Facets>, row: &Row) {
+    let (project, after) = (row.project_module.as_str(), Facets::of(row));
+    counts.move_one("phase", before.and_then(|b| b.phase(project)), after.phase(project));
+    counts.move_one("pending", before.and_then(|b| b.pending(project)), after.pending(project));
 }
 
 struct Fold<'a> {
     db: &'a Connection,
+    rows: &'a mut Touched<Row>,
     counts: &'a mut Counts,
     envelope: &'a Envelope,
     id: Uuid,
@@ -181,87 +263,35 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    fn facets(&self, id: &Uuid) -> Result<Option<Facets>> {
-        let sql = concat!("SELECT ", facets!(), " FROM sources WHERE id = ?1");
-        self.db.prepare_cached(sql)?.query_row([blob(id)], Facets::read).optional()
-    }
-
-    fn count(&mut self, before: Option<&Facets>, after: &Facets) {
-        self.counts.move_one("phase", before.and_then(Facets::phase), after.phase());
-        self.counts.move_one("pending", before.and_then(Facets::pending), after.pending());
-    }
-
-    /// Runs an [`update!`] and counts what moved.
-    fn update(&mut self, before: &Facets, sql: &'static str, own: &[&dyn ToSql]) -> Result<()> {
+    fn register(&mut self, e: &Registered) -> Result<()> {
         let recorded = &self.envelope.recorded;
-        let mut statement = self.db.prepare_cached(sql)?;
-        statement.raw_bind_parameter(1, before.row)?;
-        statement.raw_bind_parameter(2, recorded.revision)?;
-        statement.raw_bind_parameter(3, recorded.position)?;
-        statement.raw_bind_parameter(4, blob(&recorded.id))?;
-        statement.raw_bind_parameter(5, &*recorded.event_type)?;
-        statement.raw_bind_parameter(6, self.now)?;
-        for (index, value) in own.iter().enumerate() {
-            statement.raw_bind_parameter(7 + index, value)?;
+        if let Some(row) = self.rows.get(self.db, (self.id,))? {
+            let before = Facets::of(row);
+            row.removed = false;
+            row.enabled = e.enabled;
+            row.stale_after_hours = e.stale_after_hours;
+            row.stamp(self.envelope, self.now);
+            count(self.counts, Some(&before), row);
+            return Ok(());
         }
-        let after = statement.raw_query().next()?.map(Facets::read).transpose()?;
-        if let Some(after) = after {
-            self.count(Some(before), &after);
-        }
-        Ok(())
-    }
-
-    /// Runs a [`discovery!`].
-    fn discovered(
-        &mut self,
-        before: &Facets,
-        sql: &'static str,
-        outcome: &'static str,
-        check: &Check,
-        own: &[&dyn ToSql],
-    ) -> Result<()> {
-        self.counts.add("discoveries", &before.project, outcome, 1);
-        let config = blob(&check.project_config_id);
-        let mut values: Vec<&dyn ToSql> =
-            vec![&outcome, &check.duration_ms, &config, &check.project_config_version];
-        values.extend_from_slice(own);
-        self.update(before, sql, &values)
-    }
-
-    fn register(&mut self, e: &beampipe_domain::source::Registered) -> Result<()> {
-        let recorded = &self.envelope.recorded;
-        let before = self.facets(&self.id)?;
         let project = match e.project_module.as_str() {
             // A redacted registration still belongs to its project.
             "" => recorded.tag("project:").unwrap_or_default(),
             project => project,
         };
-        let after = self
-            .db
-            .prepare_cached(concat!(
-                "INSERT INTO sources (created_position, id, project_module, source_identifier, enabled, created_at, \
-                 stale_after_hours, revision, last_position, last_event_id, last_event_type, last_event_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?1, ?9, ?10, ?6) \
-                 ON CONFLICT (id) DO UPDATE SET removed = 0, enabled = ?5, stale_after_hours = ?7, revision = ?8, \
-                 last_position = ?1, last_event_id = ?9, last_event_type = ?10, last_event_at = ?6 RETURNING ",
-                facets!()
-            ))?
-            .query_row(
-                rusqlite::params![
-                    recorded.position,
-                    blob(&self.id),
-                    project,
-                    e.source_identifier,
-                    e.enabled,
-                    self.now,
-                    e.stale_after_hours,
-                    recorded.revision,
-                    blob(&recorded.id),
-                    recorded.event_type,
-                ],
-                Facets::read,
-            )?;
-        self.count(before.as_ref(), &after);
+        let mut row = Row {
+            id: self.id,
+            created_position: recorded.position,
+            project_module: project.to_owned(),
+            source_identifier: e.source_identifier.clone(),
+            created_at: self.now,
+            enabled: e.enabled,
+            stale_after_hours: e.stale_after_hours,
+            ..Row::default()
+        };
+        row.stamp(self.envelope, self.now);
+        count(self.counts, None, &row);
+        self.rows.add(row);
         Ok(())
     }
 
@@ -270,88 +300,73 @@ impl Fold<'_> {
             return self.register(e);
         }
         // A source whose beginning is not in the log has no row to change.
-        let Some(before) = &self.facets(&self.id)? else { return Ok(()) };
+        let Some(row) = self.rows.get(self.db, (self.id,))? else { return Ok(()) };
+        let (before, now) = (Facets::of(row), self.now);
         match event {
             // Handled above: it has no row before it.
-            S::Registered(_) => Ok(()),
-            S::Updated(e) => self.update(
-                before,
-                update!("enabled = ?7, stale_after_hours = ?8"),
-                &[&e.enabled, &e.stale_after_hours],
-            ),
-            S::Removed(_) => self.update(before, update!("removed = 1, discovery_requested_at = NULL"), &[]),
-            S::DiscoveryRequested(_) => self.update(before, update!("discovery_requested_at = ?6"), &[]),
-            S::DiscoveryChanged(e) => self.discovered(
-                before,
-                discovery!(
-                    "last_checked_at = ?6, last_error = NULL, signature = ?11, dataset_count = ?12, sbids = ?13, \
-                     metadata_sha256 = ?14, discovered_at = ?6, pending = ?15, \
-                     pending_at = iif(?15, coalesce(pending_at, ?6), NULL)"
-                ),
-                "changed",
-                &e.check,
-                &[
-                    &e.signature,
-                    &e.dataset_count,
-                    &json(&e.sbids),
-                    &e.metadata_sha256,
-                    &e.workflow_run_pending,
-                ],
-            ),
-            S::DiscoveryUnchanged(e) => self.discovered(
-                before,
-                discovery!("last_checked_at = ?6, last_error = NULL"),
-                "unchanged",
-                &e.check,
-                &[],
-            ),
-            S::DiscoveryNoDatasets(e) => self.discovered(
-                before,
-                discovery!(
-                    "last_checked_at = ?6, last_error = NULL, signature = NULL, dataset_count = 0, sbids = NULL, \
-                     metadata_sha256 = NULL, discovered_at = NULL, pending = 0, pending_at = NULL"
-                ),
-                "no_datasets",
-                &e.check,
-                &[],
-            ),
-            S::DiscoveryTapSkipped(e) => self.discovered(
-                before,
-                discovery!("last_error = ?11"),
-                "tap_skipped",
-                &e.check,
-                &[&format!("{}: {}", e.adapter, e.reason)],
-            ),
-            S::DiscoveryError(e) => self.discovered(
-                before,
-                discovery!(
-                    "last_error = ?11, signature = NULL, dataset_count = NULL, sbids = NULL, metadata_sha256 = NULL, \
-                     discovered_at = NULL, pending = 0, pending_at = NULL"
-                ),
-                "error",
-                &e.check,
-                &[&format!("{}: {}", e.step, e.error)],
-            ),
-            S::DiscoveryTimeout(e) => self.discovered(
-                before,
-                discovery!("last_error = ?11"),
-                "timeout",
-                &e.check,
-                &[&format!("{}: no answer within {} s", e.step, e.limit_seconds)],
-            ),
+            S::Registered(_) => {}
+            S::Updated(e) => {
+                row.enabled = e.enabled;
+                row.stale_after_hours = e.stale_after_hours;
+            }
+            S::Removed(_) => {
+                row.removed = true;
+                row.discovery_requested_at = None;
+            }
+            S::DiscoveryRequested(_) => row.discovery_requested_at = Some(now),
+            S::DiscoveryChanged(e) => {
+                row.looked_at(self.counts, "changed", &e.check, now);
+                row.last_checked_at = Some(now);
+                row.last_error = None;
+                row.signature = Some(e.signature.clone());
+                row.dataset_count = Some(e.dataset_count);
+                row.sbids = Some(json(&e.sbids));
+                row.metadata_sha256 = Some(e.metadata_sha256.clone());
+                row.discovered_at = Some(now);
+                row.waits(e.workflow_run_pending, now);
+            }
+            S::DiscoveryUnchanged(e) => {
+                row.looked_at(self.counts, "unchanged", &e.check, now);
+                row.last_checked_at = Some(now);
+                row.last_error = None;
+            }
+            S::DiscoveryNoDatasets(e) => {
+                row.looked_at(self.counts, "no_datasets", &e.check, now);
+                row.last_checked_at = Some(now);
+                row.last_error = None;
+                row.forgets_its_data();
+                row.dataset_count = Some(0);
+            }
+            S::DiscoveryTapSkipped(e) => {
+                row.looked_at(self.counts, "tap_skipped", &e.check, now);
+                row.last_error = Some(format!("{}: {}", e.adapter, e.reason));
+            }
+            S::DiscoveryError(e) => {
+                row.looked_at(self.counts, "error", &e.check, now);
+                row.last_error = Some(format!("{}: {}", e.step, e.error));
+                row.forgets_its_data();
+            }
+            S::DiscoveryTimeout(e) => {
+                row.looked_at(self.counts, "timeout", &e.check, now);
+                row.last_error = Some(format!("{}: no answer within {} s", e.step, e.limit_seconds));
+            }
             S::Admitted(e) => {
-                self.counts.add("admitted", &before.project, "", 1);
-                self.update(
-                    before,
-                    update!(
-                        "pending = 0, pending_at = NULL, admitted_execution_id = ?7, admitted_signature = ?8, \
-                         admitted_at = ?6, \
-                         admitted_execution_status = (SELECT status FROM runs WHERE execution = ?7 LIMIT 1)"
-                    ),
-                    &[&blob(&e.execution_id), &e.signature],
-                )
+                self.counts.add("admitted", &row.project_module, "", 1);
+                let status = "SELECT status FROM runs WHERE execution = ?1 LIMIT 1";
+                let status = self
+                    .db
+                    .prepare_cached(status)?
+                    .query_row([blob(&e.execution_id)], |row| crate::sql::column(row, 0));
+                row.admitted_execution_status = status.optional()?;
+                row.admitted_execution_id = Some(e.execution_id);
+                row.admitted_signature = Some(e.signature.clone());
+                row.admitted_at = Some(now);
+                row.waits(false, now);
             }
         }
+        row.stamp(self.envelope, now);
+        count(self.counts, Some(&before), row);
+        Ok(())
     }
 
     /// An execution exists now, with these sources.
@@ -359,13 +374,13 @@ impl Fold<'_> {
         let mut run = self.db.prepare_cached(
             "INSERT OR REPLACE INTO runs (execution, source, signature, status) VALUES (?1, ?2, ?3, 'pending')",
         )?;
-        // That it is reserved is counted already; whether the execution exists yet makes no difference to the phase.
-        let mut admitted = self.db.prepare_cached(
-            "UPDATE sources SET admitted_execution_status = 'pending' WHERE id = ?2 AND admitted_execution_id = ?1",
-        )?;
         for (source, signature) in sources {
             run.execute((blob(&self.id), blob(&source), signature))?;
-            admitted.execute((blob(&self.id), blob(&source)))?;
+            let Some(row) = self.rows.get(self.db, (source,))? else { continue };
+            // That it is reserved is counted already; whether the execution exists yet makes no difference to the phase.
+            if row.admitted_execution_id == Some(self.id) {
+                row.admitted_execution_status = Some(Cow::Borrowed("pending"));
+            }
         }
         Ok(())
     }
@@ -378,18 +393,15 @@ impl Fold<'_> {
             .query_map((blob(&self.id), status), |row| Ok((crate::sql::column(row, 0)?, row.get(1)?)))?
             .collect::<Result<_>>()?;
         for (source, signature) in runs {
-            let Some(before) = self.facets(&source)? else { continue };
-            let executed = signature.filter(|_| status == "completed");
-            let after = self
-                .db
-                .prepare_cached(concat!(
-                    "UPDATE sources SET executed_signature = coalesce(?3, executed_signature), \
-                     admitted_execution_status = iif(admitted_execution_id = ?2, ?4, admitted_execution_status) \
-                     WHERE created_position = ?1 RETURNING ",
-                    facets!()
-                ))?
-                .query_row((before.row, blob(&self.id), executed, status), Facets::read)?;
-            self.count(Some(&before), &after);
+            let Some(row) = self.rows.get(self.db, (source,))? else { continue };
+            let before = Facets::of(row);
+            if status == "completed" && signature.is_some() {
+                row.executed_signature = signature;
+            }
+            if row.admitted_execution_id == Some(self.id) {
+                row.admitted_execution_status = Some(Cow::Borrowed(status));
+            }
+            count(self.counts, Some(&before), row);
         }
         Ok(())
     }

@@ -24,13 +24,14 @@ impl Projection for Projected {
     const VERSION: u32 = 2;
     const SCHEMA: &'static str = include_str!("../migrations/views/workers.sql");
     const CATEGORIES: &'static [&'static str] = &["worker", "lease"];
+    type Rows = ();
     type Gauges = WorkerGauges;
 
     fn wants(event: &Event) -> bool {
         matches!(event, Event::Worker(_) | Event::Lease(_))
     }
 
-    fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+    fn apply(db: &Connection, _rows: &mut (), counts: &mut Counts, envelope: &Envelope) -> Result<()> {
         let event = match &envelope.event {
             Event::Worker(event) => event,
             Event::Lease(event) => return lease(db, envelope, event),

@@ -5,6 +5,8 @@
 //! [`DecodeError::Unknown`], and whoever follows the log stops there. An event whose data were redacted is read as its
 //! type with blank fields.
 
+use std::borrow::Cow;
+
 use beampipe_domain::{self as domain, Event, LogRedacted};
 use beampipe_log::Recorded;
 use bytes::Bytes;
@@ -163,17 +165,17 @@ pub fn private_fields(event_type: &str) -> &'static [&'static str] {
 }
 
 /// An event's data for others: as stored, but for the private fields. `None` after a redaction.
-pub fn public_data(recorded: &Recorded) -> Option<Bytes> {
+pub fn public_data(recorded: &Recorded) -> Option<Cow<'_, [u8]>> {
     let data = recorded.data.as_ref()?;
     let private = private_fields(&recorded.event_type);
     if private.is_empty() {
-        return Some(data.clone());
+        return Some(Cow::Borrowed(data));
     }
     // Data that are no JSON object cannot be shown in part, so they are not shown at all.
     let mut object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(data).unwrap_or_default();
     object.retain(|field, _| !private.contains(&field.as_str()));
-    Some(write(&object))
+    Some(Cow::Owned(write(&object).into()))
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Client {
             self.read = 0;
         }
         if self.buffer.len() == self.buffer.capacity() {
-            self.buffer.reserve(64 << 10);
+            self.buffer.reserve(256 << 10);
         }
         Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
     }

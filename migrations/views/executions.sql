@@ -92,9 +92,10 @@ CREATE TABLE IF NOT EXISTS pinned_profiles (
     PRIMARY KEY (profile_id, profile_revision, profile_sha256)
 ) STRICT, WITHOUT ROWID;
 
--- One row for each attempt that was announced to a backend. `terminal` is written once.
+-- One row for each attempt that was announced to a backend. `terminal` is written once. Like the artifacts, keyed by the
+-- position of the execution: rows that are written together lie together, which they would not by a random id.
 CREATE TABLE IF NOT EXISTS sessions (
-    execution              BLOB NOT NULL,
+    created_position       INTEGER NOT NULL,
     attempt                INTEGER NOT NULL,
     session_id             BLOB NOT NULL,
     backend                TEXT NOT NULL,
@@ -115,18 +116,18 @@ CREATE TABLE IF NOT EXISTS sessions (
     abandoned_reason       TEXT,
     last_observation       TEXT,
     terminal               TEXT,
-    PRIMARY KEY (execution, attempt)
+    PRIMARY KEY (created_position, attempt)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS artifacts (
-    execution      BLOB NOT NULL,
-    kind           TEXT NOT NULL,
-    sha256         TEXT NOT NULL,
-    size_bytes     INTEGER NOT NULL,
-    media_type     TEXT NOT NULL,
-    producer_phase TEXT NOT NULL,
-    attempt        INTEGER NOT NULL,
-    position       INTEGER NOT NULL,
-    created_at     INTEGER NOT NULL,
-    PRIMARY KEY (execution, kind, sha256)
+    created_position INTEGER NOT NULL,
+    kind             TEXT NOT NULL,
+    sha256           TEXT NOT NULL,
+    size_bytes       INTEGER NOT NULL,
+    media_type       TEXT NOT NULL,
+    producer_phase   TEXT NOT NULL,
+    attempt          INTEGER NOT NULL,
+    position         INTEGER NOT NULL,
+    created_at       INTEGER NOT NULL,
+    PRIMARY KEY (created_position, kind, sha256)
 ) STRICT, WITHOUT ROWID;

@@ -1,86 +1,98 @@
 //! What each event of an execution changes: one row, its session, its artifacts, and what is counted of them.
 
+use std::borrow::Cow;
+
 use beampipe_domain::execution::{Artifact as Made, Created, Event as E, Receipt, Terminal};
 use beampipe_domain::profile;
-use rusqlite::{Connection, OptionalExtension, Result, Row, ToSql};
+use rusqlite::{Connection, Result};
 use uuid::Uuid;
 
-use super::LIVE_STATUSES;
-use super::words::{Word, daliuge_end, known, outcome, scheduler_state};
+use super::stored::{Execution, Rows, Session};
+use super::words::{daliuge_end, outcome, scheduler_state};
 use crate::Envelope;
 use crate::counts::Counts;
-use crate::sql::{blob, blob_of, json, micros, micros_of, stream_id};
+use crate::sql::{blob, json, micros, micros_of, stream_id};
+use crate::touched::{Touched, Word};
 
 /// Folds one event in.
-pub(super) fn fold(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &E) -> Result<()> {
-    let id = stream_id(&envelope.recorded.stream);
-    let mut fold = Fold { db, counts, envelope, id, now: micros(envelope.recorded.occurred_at) };
+pub(super) fn fold(
+    db: &Connection,
+    rows: &mut Rows,
+    counts: &mut Counts,
+    envelope: &Envelope,
+    event: &E,
+) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let id = stream_id(&recorded.stream);
+    let mut fold =
+        Fold { db, sessions: &mut rows.sessions, counts, envelope, id, now: micros(recorded.occurred_at) };
     if let E::Created(created) = event {
-        return fold.create(created);
+        let row = fold.create(created)?;
+        count(fold.counts, None, &row);
+        rows.executions.add(row);
+        return Ok(());
     }
     // An execution whose beginning is not in the log has no row to change.
-    let Some(before) = fold.facets()? else { return Ok(()) };
-    fold.change(&before, event)
+    let Some(row) = rows.executions.get(db, (id,))? else { return Ok(()) };
+    let before = Facets::of(row);
+    fold.change(row, event)?;
+    fold.stamp(row);
+    count(fold.counts, Some(&before), row);
+    Ok(())
 }
 
-/// What of a row is counted.
-#[derive(Clone)]
+/// What of a row is counted and changes.
 struct Facets {
-    row: i64,
-    attempt: u32,
-    project: String,
-    scheduler: Word,
-    profile: Uuid,
     live: bool,
     status: Word,
-    submission_state: Word,
-    scheduler_state: Word,
-    daliuge_state: Word,
-    output_state: Word,
-}
-
-/// Changes one row: `?1` is its key, `?2` to `?6` are the envelope's, the arm's own values start at `?7`. What is counted is
-/// named before the semicolon, so that it is said once for the row and for the counts.
-macro_rules! update {
-    ($fold:ident, $before:ident, { $($facet:ident = $word:literal),* }, $set:literal, $own:expr $(,)?) => {
-        update!($fold, $before, $before.clone(), { $($facet = $word),* }, $set, $own)
-    };
-    ($fold:ident, $before:ident, $after:expr, { $($facet:ident = $word:literal),* }, $set:literal, $own:expr $(,)?) => {{
-        #[allow(unused_mut, reason = "not every event changes a word")]
-        let mut after = $after;
-        $(after.$facet = Word::Borrowed($word);)*
-        let sql = concat!(
-            "UPDATE executions SET ",
-            $(stringify!($facet), " = '", $word, "', ",)*
-            $set,
-            " last_position = ?2, last_revision = ?3, last_event_id = ?4, last_event_type = ?5, last_event_at = ?6 \
-             WHERE created_position = ?1"
-        );
-        $fold.update($before, after, sql, $own)
-    }};
+    submission: Word,
+    scheduler: Word,
+    daliuge: Word,
+    output: Word,
 }
 
 impl Facets {
-    fn read(row: &Row<'_>) -> Result<Self> {
-        let word = |index| Ok::<_, rusqlite::Error>(known(row.get_ref(index)?.as_str()?));
-        Ok(Self {
-            row: row.get(0)?,
-            attempt: row.get(1)?,
-            project: row.get(2)?,
-            scheduler: word(3)?,
-            profile: crate::sql::column(row, 4)?,
-            live: row.get(5)?,
-            status: word(6)?,
-            submission_state: word(7)?,
-            scheduler_state: word(8)?,
-            daliuge_state: word(9)?,
-            output_state: word(10)?,
-        })
+    fn of(row: &Execution) -> Self {
+        Self {
+            live: row.is_live(),
+            status: row.status.clone(),
+            submission: row.submission_state.clone(),
+            scheduler: row.scheduler_state.clone(),
+            daliuge: row.daliuge_state.clone(),
+            output: row.output_state.clone(),
+        }
+    }
+}
+
+fn count(counts: &mut Counts, before: Option<&Facets>, row: &Execution) {
+    let project = row.project_module.as_str();
+    if before.is_none_or(|before| before.status != row.status) {
+        counts.move_one("status", before.map(|b| (project, &*b.status)), Some((project, &*row.status)));
+        counts.add("entered", project, &row.status, 1);
+    }
+    let axes = [
+        ("submission", before.map(|b| &b.submission), &row.submission_state),
+        ("scheduler", before.map(|b| &b.scheduler), &row.scheduler_state),
+        ("daliuge", before.map(|b| &b.daliuge), &row.daliuge_state),
+        ("output", before.map(|b| &b.output), &row.output_state),
+    ];
+    for (axis, before, after) in axes {
+        counts.move_one("state", before.map(|state| (axis, &**state)), Some((axis, &**after)));
+    }
+    let by = i64::from(row.is_live()) - i64::from(before.is_some_and(|before| before.live));
+    if by != 0 {
+        counts.add("in_flight_project", project, "", by);
+        counts.add("in_flight_scheduler", &row.scheduler_name, "", by);
+        counts.add("in_flight_profile", &row.profile_id.to_string(), "", by);
+    }
+    if by < 0 {
+        counts.add("terminal", project, &row.status, 1);
     }
 }
 
 struct Fold<'a> {
     db: &'a Connection,
+    sessions: &'a mut Touched<Session>,
     counts: &'a mut Counts,
     envelope: &'a Envelope,
     id: Uuid,
@@ -88,67 +100,44 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    fn facets(&self) -> Result<Option<Facets>> {
-        let sql = "SELECT created_position, attempt, project_module, scheduler_name, profile_id, completed_at IS NULL, \
-                   status, submission_state, scheduler_state, daliuge_state, output_state FROM executions WHERE id = ?1";
-        self.db.prepare_cached(sql)?.query_row([blob(&self.id)], Facets::read).optional()
+    fn stamp(&self, row: &mut Execution) {
+        let recorded = &self.envelope.recorded;
+        row.last_position = recorded.position;
+        row.last_revision = recorded.revision;
+        row.last_event_id = recorded.id;
+        row.last_event_type.clear();
+        row.last_event_type.push_str(&recorded.event_type);
+        row.last_event_at = self.now;
     }
 
-    fn create(&mut self, e: &Created) -> Result<()> {
+    fn create(&mut self, e: &Created) -> Result<Execution> {
         let recorded = &self.envelope.recorded;
         let project = match e.project_module.as_str() {
             // A redacted creation still belongs to its project.
             "" => recorded.tag("project:").unwrap_or_default(),
             project => project,
         };
-        let scheduler = e.profile.spec.deployment.scheduler_name();
-        self.db
-            .prepare_cached(
-                "INSERT INTO executions (created_position, id, project_module, archive_name, sources, status, \
-                 control_phase, submission_state, scheduler_name, scheduler_state, daliuge_state, output_state, attempt, \
-                 cancel_requested, discovery_signature, created_at, automatic, created_by_id, profile_id, \
-                 profile_revision, profile_sha256, project_config_id, project_config_version, project_spec_sha256, \
-                 admission_pending_at, correlation_id, last_position, last_revision, last_event_id, last_event_type, \
-                 last_event_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'pending', 'admission_pending', 'not_started', ?6, 'not_submitted', \
-                 'not_created', 'not_started', 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?8, ?17, ?1, ?18, \
-                 ?19, ?20, ?8)",
-            )?
-            .execute(rusqlite::params![
-                recorded.position,
-                blob(&self.id),
-                project,
-                e.archive_name,
-                json(&e.sources),
-                scheduler,
-                e.discovery_signature,
-                self.now,
-                e.automatic,
-                blob_of(e.created_by_id.as_ref()),
-                blob(&e.profile.profile_id),
-                e.profile.revision,
-                e.profile.spec_sha256,
-                blob(&e.project_config_id),
-                e.project_config_version,
-                e.project_spec_sha256,
-                blob(&recorded.correlation_id),
-                recorded.revision,
-                blob(&recorded.id),
-                recorded.event_type,
-            ])?;
-        let after = Facets {
-            row: i64::try_from(recorded.position).unwrap_or(i64::MAX),
-            attempt: 1,
-            project: project.to_owned(),
-            scheduler: Word::Borrowed(scheduler),
-            profile: e.profile.profile_id,
-            live: true,
-            status: Word::Borrowed("pending"),
-            submission_state: Word::Borrowed("not_started"),
-            scheduler_state: Word::Borrowed("not_submitted"),
-            daliuge_state: Word::Borrowed("not_created"),
-            output_state: Word::Borrowed("not_started"),
+        let mut row = Execution {
+            id: self.id,
+            created_position: recorded.position,
+            project_module: project.to_owned(),
+            archive_name: e.archive_name.clone(),
+            sources: json(&e.sources),
+            scheduler_name: Cow::Borrowed(e.profile.spec.deployment.scheduler_name()),
+            discovery_signature: e.discovery_signature.clone(),
+            created_at: self.now,
+            automatic: e.automatic,
+            created_by_id: e.created_by_id,
+            profile_id: e.profile.profile_id,
+            profile_revision: e.profile.revision,
+            profile_sha256: e.profile.spec_sha256.clone(),
+            project_config_id: e.project_config_id,
+            project_config_version: e.project_config_version,
+            project_spec_sha256: e.project_spec_sha256.clone(),
+            correlation_id: recorded.correlation_id,
+            ..Execution::unbegun(self.now)
         };
+        self.stamp(&mut row);
         self.pin(&e.profile.profile_id, e.profile.revision, &e.profile.spec_sha256, &e.profile.spec)?;
         let mut of_source = self.db.prepare_cached(
             "INSERT INTO execution_sources (source, created_position) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
@@ -159,8 +148,7 @@ impl Fold<'_> {
         if e.automatic {
             self.counts.add("admitted", project, "", 1);
         }
-        self.count(None, &after);
-        Ok(())
+        Ok(row)
     }
 
     fn pin(&self, id: &Uuid, revision: u64, sha256: &str, spec: &profile::Spec) -> Result<()> {
@@ -175,355 +163,234 @@ impl Fold<'_> {
         Ok(())
     }
 
-    /// Runs an [`update!`] and counts what moved.
-    fn update(
-        &mut self,
-        before: &Facets,
-        mut after: Facets,
-        sql: &'static str,
-        own: &[&dyn ToSql],
-    ) -> Result<()> {
-        let recorded = &self.envelope.recorded;
-        let mut statement = self.db.prepare_cached(sql)?;
-        statement.raw_bind_parameter(1, before.row)?;
-        statement.raw_bind_parameter(2, recorded.position)?;
-        statement.raw_bind_parameter(3, recorded.revision)?;
-        statement.raw_bind_parameter(4, blob(&recorded.id))?;
-        statement.raw_bind_parameter(5, &*recorded.event_type)?;
-        statement.raw_bind_parameter(6, self.now)?;
-        for (index, value) in own.iter().enumerate() {
-            statement.raw_bind_parameter(7 + index, value)?;
-        }
-        statement.raw_execute()?;
-        after.live = LIVE_STATUSES.contains(&&*after.status);
-        self.count(Some(before), &after);
-        Ok(())
-    }
-
-    fn count(&mut self, before: Option<&Facets>, after: &Facets) {
-        let counts = &mut *self.counts;
-        let project = after.project.as_str();
-        if before.is_none_or(|before| before.status != after.status) {
-            counts.move_one("status", before.map(|b| (project, &*b.status)), Some((project, &*after.status)));
-            counts.add("entered", project, &after.status, 1);
-        }
-        type State = fn(&Facets) -> &str;
-        let axes: [(&str, State); 4] = [
-            ("submission", |f| &f.submission_state),
-            ("scheduler", |f| &f.scheduler_state),
-            ("daliuge", |f| &f.daliuge_state),
-            ("output", |f| &f.output_state),
-        ];
-        for (axis, state) in axes {
-            counts.move_one("state", before.map(|b| (axis, state(b))), Some((axis, state(after))));
-        }
-        let by = i64::from(after.live) - i64::from(before.is_some_and(|before| before.live));
-        if by != 0 {
-            counts.add("in_flight_project", project, "", by);
-            counts.add("in_flight_scheduler", &after.scheduler, "", by);
-            counts.add("in_flight_profile", &after.profile.to_string(), "", by);
-        }
-        if by < 0 {
-            counts.add("terminal", project, &after.status, 1);
-        }
-    }
-
     fn artifacts<'m>(
         &self,
-        attempt: u32,
+        row: &Execution,
         phase: &str,
         made: impl IntoIterator<Item = &'m Made>,
     ) -> Result<()> {
         let mut statement = self.db.prepare_cached(
-            "INSERT INTO artifacts (execution, kind, sha256, size_bytes, media_type, producer_phase, attempt, position, \
+            "INSERT INTO artifacts (created_position, kind, sha256, size_bytes, media_type, producer_phase, attempt, position, \
              created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
         )?;
         let position = self.envelope.recorded.position;
         for Made { kind, sha256, size_bytes, media_type } in made {
-            let id = blob(&self.id);
+            let (of, attempt) = (row.created_position, row.attempt);
             statement
-                .execute((id, kind, sha256, size_bytes, media_type, phase, attempt, position, self.now))?;
+                .execute((of, kind, sha256, size_bytes, media_type, phase, attempt, position, self.now))?;
         }
         Ok(())
     }
 
-    /// Changes the session of the present attempt; the arm's own values start at `?3`.
-    fn session(&self, attempt: u32, sql: &'static str, own: &[&dyn ToSql]) -> Result<()> {
-        let mut statement = self.db.prepare_cached(sql)?;
-        statement.raw_bind_parameter(1, blob(&self.id))?;
-        statement.raw_bind_parameter(2, attempt)?;
-        for (index, value) in own.iter().enumerate() {
-            statement.raw_bind_parameter(3 + index, value)?;
+    /// Changes the session of the present attempt, if there is one.
+    fn session(&mut self, row: &Execution, change: impl FnOnce(&mut Session)) -> Result<()> {
+        if let Some(session) = self.sessions.get(self.db, (row.created_position, row.attempt))? {
+            change(session);
         }
-        statement.raw_execute()?;
         Ok(())
     }
 
     /// The last look at a session: written once.
-    fn end_session(&self, attempt: u32, terminal: Option<&Terminal>) -> Result<()> {
+    fn end_session(&mut self, row: &Execution, terminal: Option<&Terminal>) -> Result<()> {
         let Some(terminal) = terminal else { return Ok(()) };
-        self.session(
-            attempt,
-            "UPDATE sessions SET terminal = ?3 WHERE execution = ?1 AND attempt = ?2 AND terminal IS NULL",
-            &[&json(terminal)],
-        )?;
-        self.artifacts(attempt, "terminal", &terminal.artifacts)
+        self.session(row, |session| {
+            session.terminal.get_or_insert_with(|| json(terminal));
+        })?;
+        self.artifacts(row, "terminal", &terminal.artifacts)
     }
 
-    fn change(&mut self, before: &Facets, event: &E) -> Result<()> {
-        let attempt = before.attempt;
+    fn change(&mut self, row: &mut Execution, event: &E) -> Result<()> {
+        let (attempt, now) = (row.attempt, self.now);
         match event {
             // Handled by the caller: it has no row before it.
-            E::Created(_) => Ok(()),
+            E::Created(_) => {}
             E::ExecuteStarted(e) => {
-                let position = self.envelope.recorded.position;
-                update!(self, before, { status = "running", submission_state = "preparing" }, "control_phase = 'admitted', admitted_at = ?6, started_at = ?6, job_id = ?7, do_stage = ?8, do_submit \
-                        = ?9, executing_position = ?10,", &[&blob(&e.job_id), &e.do_stage, &e.do_submit, &position],
-                )
+                row.is_now("running");
+                row.submission_state = Cow::Borrowed("preparing");
+                row.enters("admitted");
+                row.admitted_at = Some(now);
+                row.started_at = Some(now);
+                row.job_id = Some(e.job_id);
+                row.do_stage = Some(e.do_stage);
+                row.do_submit = Some(e.do_submit);
+                row.executing_position = Some(self.envelope.recorded.position);
             }
             E::Running(e) => {
-                update!(self, before, { status = "running" }, "execution_phase = ?7,", &[&e.phase])
+                row.is_now("running");
+                row.execution_phase = Some(e.phase.clone());
             }
             E::ManifestBuilt(e) => {
-                self.artifacts(attempt, "manifest_generated", [&e.artifact])?;
-                update!(
-                    self,
-                    before,
-                    {},
-                    "control_phase = 'manifest_generated', manifest_generated_at = ?6, manifest_sha256 = ?7, \
-                    dataset_count = ?8,",
-                    &[&e.manifest_sha256, &e.dataset_count],
-                )
+                self.artifacts(row, "manifest_generated", [&e.artifact])?;
+                row.enters("manifest_generated");
+                row.manifest_generated_at = Some(now);
+                row.manifest_sha256 = Some(e.manifest_sha256.clone());
+                row.dataset_count = Some(e.dataset_count);
             }
             E::GraphPrepared(e) => {
-                self.artifacts(attempt, "graph_patched", &e.artifacts)?;
-                update!(
-                    self,
-                    before,
-                    {},
-                    "control_phase = 'graph_patched', graph_patched_at = ?6, source_graph_sha256 = ?7, \
-                    patched_graph_sha256 = ?8,",
-                    &[&e.source_graph_sha256, &e.patched_graph_sha256],
-                )
+                self.artifacts(row, "graph_patched", &e.artifacts)?;
+                row.enters("graph_patched");
+                row.graph_patched_at = Some(now);
+                row.source_graph_sha256 = Some(e.source_graph_sha256.clone());
+                row.patched_graph_sha256 = Some(e.patched_graph_sha256.clone());
             }
             E::Translated(e) => {
-                self.artifacts(attempt, "translated", [&e.artifact])?;
-                update!(
-                    self,
-                    before,
-                    {},
-                    "control_phase = 'translated', translated_at = ?6, physical_graph_sha256 = ?7,",
-                    &[&e.physical_graph_sha256],
-                )
+                self.artifacts(row, "translated", [&e.artifact])?;
+                row.enters("translated");
+                row.translated_at = Some(now);
+                row.physical_graph_sha256 = Some(e.physical_graph_sha256.clone());
             }
             E::SubmissionStarted(e) => {
-                let deadline = micros_of(e.deadline_at);
-                self.session(
+                let session = Session {
+                    created_position: row.created_position,
                     attempt,
-                    "INSERT OR REPLACE INTO sessions (execution, attempt, session_id, backend, started_at, deadline_at, \
-                     dim_rest_base, dim_session_status_url, dim_graph_status_url) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                    &[
-                        &blob(&e.session_id),
-                        &e.backend,
-                        &self.now,
-                        &deadline,
-                        &e.dim_rest_base,
-                        &e.dim_session_status_url,
-                        &e.dim_graph_status_url,
-                    ],
-                )?;
-                update!(
-                    self,
-                    before,
-                    { submission_state = "in_flight" },
-                    "execution_phase = 'submit', control_phase = 'submission_pending', submission_pending_at = ?6, \
-                    submission_deadline_at = ?7, daliuge_session_id = ?8, dim_session_status_url = ?9, \
-                    dim_graph_status_url = ?10,",
-                    &[&deadline, &blob(&e.session_id), &e.dim_session_status_url, &e.dim_graph_status_url],
-                )
+                    session_id: e.session_id,
+                    backend: e.backend.clone(),
+                    started_at: now,
+                    deadline_at: micros_of(e.deadline_at),
+                    dim_rest_base: e.dim_rest_base.clone(),
+                    dim_session_status_url: e.dim_session_status_url.clone(),
+                    dim_graph_status_url: e.dim_graph_status_url.clone(),
+                    ..Session::default()
+                };
+                row.submission_state = Cow::Borrowed("in_flight");
+                row.execution_phase = Some("submit".to_owned());
+                row.enters("submission_pending");
+                row.submission_pending_at = Some(now);
+                row.submission_deadline_at = session.deadline_at;
+                row.daliuge_session_id = Some(e.session_id);
+                row.dim_session_status_url = e.dim_session_status_url.clone();
+                row.dim_graph_status_url = e.dim_graph_status_url.clone();
+                match self.sessions.get(self.db, (row.created_position, attempt))? {
+                    Some(known) => *known = session,
+                    None => self.sessions.add(session),
+                }
             }
             E::SubmissionRecorded(e) => {
-                self.session(
-                    attempt,
-                    "UPDATE sessions SET recorded_at = ?3, receipt = ?4, settled_by = ?5 \
-                     WHERE execution = ?1 AND attempt = ?2",
-                    &[&self.now, &json(&e.receipt), &e.settled_by],
-                )?;
-                let (job, dir, node, user) = match &e.receipt {
-                    Receipt::Slurm { slurm_job_id, session_dir, login_node, remote_user, .. } => {
-                        (Some(slurm_job_id), Some(session_dir), Some(login_node), Some(remote_user))
-                    }
-                    Receipt::Dim { .. } | Receipt::Simulated { .. } | Receipt::Redacted => {
-                        (None, None, None, None)
-                    }
-                };
-                let session = if job.is_some() { "not_created" } else { "deploying" };
-                let after = Facets { daliuge_state: Word::Borrowed(session), ..before.clone() };
-                update!(self, before, after, { submission_state = "submitted", scheduler_state = "pending" }, "control_phase = 'submitted', submitted_at = ?6, daliuge_state = ?7, scheduler_job_id = ?8, \
-                    slurm_session_dir = ?9, slurm_login_node = ?10, slurm_remote_user = ?11, last_reconciled_at = \
-                    iif(?12 IS NULL, last_reconciled_at, ?6),", &[
-                        &session,
-                        &job,
-                        &dir,
-                        &node,
-                        &user,
-                        &e.settled_by,
-                    ],
-                )
+                self.session(row, |session| {
+                    session.recorded_at = Some(now);
+                    session.receipt = Some(json(&e.receipt));
+                    session.settled_by = e.settled_by.clone();
+                })?;
+                row.scheduler_job_id = None;
+                row.slurm_session_dir = None;
+                row.slurm_login_node = None;
+                row.slurm_remote_user = None;
+                row.daliuge_state = Cow::Borrowed("deploying");
+                if let Receipt::Slurm { slurm_job_id, session_dir, login_node, remote_user, .. } = &e.receipt
+                {
+                    row.scheduler_job_id = Some(slurm_job_id.clone());
+                    row.slurm_session_dir = Some(session_dir.clone());
+                    row.slurm_login_node = Some(login_node.clone());
+                    row.slurm_remote_user = Some(remote_user.clone());
+                    row.daliuge_state = Cow::Borrowed("not_created");
+                }
+                row.submission_state = Cow::Borrowed("submitted");
+                row.scheduler_state = Cow::Borrowed("pending");
+                row.enters("submitted");
+                row.submitted_at = Some(now);
+                if e.settled_by.is_some() {
+                    row.last_reconciled_at = Some(now);
+                }
             }
             E::SubmissionRefused(e) => {
-                self.session(
-                    attempt,
-                    "UPDATE sessions SET refused_error = ?3, refused_evidence = ?4 WHERE execution = ?1 AND attempt = ?2",
-                    &[&e.error, &e.evidence],
-                )?;
-                update!(self, before, { submission_state = "failed" }, "last_error = ?7,", &[&e.error])
+                self.session(row, |session| {
+                    session.refused_error = Some(e.error.clone());
+                    session.refused_evidence = e.evidence.clone();
+                })?;
+                row.submission_state = Cow::Borrowed("failed");
+                row.last_error = Some(e.error.clone());
             }
             E::SubmissionUncertain(e) => {
-                self.session(
-                    attempt,
-                    "UPDATE sessions SET uncertain_at = ?3, uncertain_step = ?4, uncertain_reason = ?5 \
-                     WHERE execution = ?1 AND attempt = ?2",
-                    &[&self.now, &e.step, &e.reason],
-                )?;
-                update!(self, before, { submission_state = "uncertain" }, "", &[])
+                self.session(row, |session| {
+                    session.uncertain_at = Some(now);
+                    session.uncertain_step = Some(e.step.clone());
+                    session.uncertain_reason = Some(e.reason.clone());
+                })?;
+                row.submission_state = Cow::Borrowed("uncertain");
             }
             E::SubmissionAbandoned(e) => {
-                self.session(
-                    attempt,
-                    "UPDATE sessions SET abandoned_at = ?3, abandoned_reason = ?4 WHERE execution = ?1 AND attempt = ?2",
-                    &[&self.now, &e.reason],
-                )?;
-                update!(self, before, { submission_state = "failed" }, "submission_abandoned_at = ?6,", &[])
+                self.session(row, |session| {
+                    session.abandoned_at = Some(now);
+                    session.abandoned_reason = Some(e.reason.clone());
+                })?;
+                row.submission_state = Cow::Borrowed("failed");
+                row.submission_abandoned_at = Some(now);
             }
             E::AwaitingScheduler(e) => {
-                update!(self, before, { status = "awaiting_scheduler", scheduler_state = "pending" }, "control_phase = 'monitoring', monitoring_at = coalesce(monitoring_at, ?6), scheduler_reason = ?7,", &[&e.reason],
-                )
+                row.is_now("awaiting_scheduler");
+                row.scheduler_state = Cow::Borrowed("pending");
+                row.enters("monitoring");
+                row.monitoring_at.get_or_insert(now);
+                row.scheduler_reason = e.reason.clone();
             }
             E::Observed(e) => {
-                self.session(
-                    attempt,
-                    "UPDATE sessions SET last_observation = ?3 WHERE execution = ?1 AND attempt = ?2",
-                    &[&json(e)],
-                )?;
+                self.session(row, |session| session.last_observation = Some(json(e)))?;
                 let axes = &e.axes;
-                let scheduler = axes
-                    .scheduler_state
-                    .as_deref()
-                    .or_else(|| axes.daliuge_state.as_deref().map(scheduler_state));
-                let status = if axes.awaiting_scheduler { "awaiting_scheduler" } else { "running" };
-                let or = |new: Option<&str>, old: &Word| new.map_or_else(|| old.clone(), known);
-                let after = Facets {
-                    status: Word::Borrowed(status),
-                    scheduler_state: or(scheduler, &before.scheduler_state),
-                    daliuge_state: or(axes.daliuge_state.as_deref(), &before.daliuge_state),
-                    output_state: or(axes.output_state.as_deref(), &before.output_state),
-                    ..before.clone()
-                };
-                update!(
-                    self,
-                    before,
-                    after.clone(),
-                    {},
-                    "status = ?7, control_phase = 'monitoring', monitoring_at = coalesce(monitoring_at, ?6), \
-                    scheduler_state = ?8, daliuge_state = ?9, output_state = ?10, scheduler_raw_state = ?11, \
-                    scheduler_reason = ?12, last_reconciled_at = ?13,",
-                    &[
-                        &after.status,
-                        &after.scheduler_state,
-                        &after.daliuge_state,
-                        &after.output_state,
-                        &e.observation.raw_state,
-                        &e.observation.reason,
-                        &micros(e.observation.observed_at),
-                    ],
-                )
+                row.is_now(if axes.awaiting_scheduler { "awaiting_scheduler" } else { "running" });
+                row.enters("monitoring");
+                row.monitoring_at.get_or_insert(now);
+                let word = |state: &String| Word::Owned(state.clone());
+                let mirrored = |state: &String| Cow::Borrowed(scheduler_state(state));
+                let scheduler = axes.scheduler_state.as_ref().map(word);
+                if let Some(state) = scheduler.or_else(|| axes.daliuge_state.as_ref().map(mirrored)) {
+                    row.scheduler_state = state;
+                }
+                if let Some(state) = &axes.daliuge_state {
+                    row.daliuge_state = word(state);
+                }
+                if let Some(state) = &axes.output_state {
+                    row.output_state = word(state);
+                }
+                row.scheduler_raw_state = e.observation.raw_state.clone();
+                row.scheduler_reason = e.observation.reason.clone();
+                row.last_reconciled_at = Some(micros(e.observation.observed_at));
             }
-            E::OutputsVerified(_) => update!(
-                self,
-                before,
-                { output_state = "verified" },
-                "control_phase = 'output_verification', output_verification_at = ?6,",
-                &[],
-            ),
+            E::OutputsVerified(_) => {
+                row.output_state = Cow::Borrowed("verified");
+                row.enters("output_verification");
+                row.output_verification_at = Some(now);
+            }
             E::Completed(e) => {
-                self.end_session(attempt, Some(&e.terminal))?;
-                let session = daliuge_end(&e.terminal, "finished");
-                let after = Facets { daliuge_state: Word::Borrowed(session), ..before.clone() };
-                update!(self, before, after, { status = "completed", scheduler_state = "succeeded" }, "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
-                    terminal_outcome = 'succeeded', daliuge_state = ?7, last_reconciled_at = ?8, last_error = NULL,", &[&session, &micros(e.terminal.observed_at)],
-                )
+                self.end_session(row, Some(&e.terminal))?;
+                row.ends("completed", "succeeded", now);
+                row.scheduler_state = Cow::Borrowed("succeeded");
+                row.daliuge_state = Cow::Borrowed(daliuge_end(&e.terminal, "finished"));
+                row.last_reconciled_at = Some(micros(e.terminal.observed_at));
+                row.last_error = None;
             }
             E::Failed(e) => {
-                self.end_session(attempt, e.terminal.as_ref())?;
-                let mut after = before.clone();
+                self.end_session(row, e.terminal.as_ref())?;
+                row.ends("failed", outcome(&e.failure_class), now);
+                row.failure_class = Some(e.failure_class.clone());
+                row.last_error = Some(e.error.clone());
                 if let Some(terminal) = &e.terminal {
-                    after.scheduler_state = Word::Borrowed("failed");
-                    after.daliuge_state = Word::Borrowed(daliuge_end(terminal, "failed"));
+                    row.scheduler_state = Cow::Borrowed("failed");
+                    row.daliuge_state = Cow::Borrowed(daliuge_end(terminal, "failed"));
+                    row.last_reconciled_at = Some(micros(terminal.observed_at));
                 }
-                update!(
-                    self,
-                    before,
-                    after.clone(),
-                    { status = "failed" },
-                    "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
-                    terminal_outcome = ?7, failure_class = ?8, last_error = ?9, scheduler_state = ?10, daliuge_state = \
-                    ?11, last_reconciled_at = coalesce(?12, last_reconciled_at),",
-                    &[
-                        &outcome(&e.failure_class),
-                        &e.failure_class,
-                        &e.error,
-                        &after.scheduler_state,
-                        &after.daliuge_state,
-                        &e.terminal.as_ref().map(|terminal| micros(terminal.observed_at)),
-                    ],
-                )
             }
             E::NotSubmitted(_) => {
-                update!(self, before, { status = "not_submitted", submission_state = "not_started" }, "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
-                        terminal_outcome = 'not_submitted',", &[],
-                )
+                row.ends("not_submitted", "not_submitted", now);
+                row.submission_state = Cow::Borrowed("not_started");
             }
-            E::CancelRequested(_) => update!(self, before, {}, "cancel_requested = 1,", &[]),
+            E::CancelRequested(_) => row.cancel_requested = true,
             E::Cancelled(e) => {
-                self.end_session(attempt, e.terminal.as_ref())?;
-                let mut after = before.clone();
-                if after.scheduler_state != "not_submitted" {
-                    after.scheduler_state = Word::Borrowed("cancelled");
+                self.end_session(row, e.terminal.as_ref())?;
+                row.ends("cancelled", "cancelled", now);
+                row.failure_class = Some("cancelled".to_owned());
+                if row.scheduler_state != "not_submitted" {
+                    row.scheduler_state = Cow::Borrowed("cancelled");
                 }
                 if let Some(terminal) = &e.terminal {
-                    after.daliuge_state = Word::Borrowed(daliuge_end(terminal, "cancelled"));
+                    row.daliuge_state = Cow::Borrowed(daliuge_end(terminal, "cancelled"));
+                    row.last_reconciled_at = Some(micros(terminal.observed_at));
                 }
-                update!(
-                    self,
-                    before,
-                    after.clone(),
-                    { status = "cancelled" },
-                    "execution_phase = NULL, control_phase = 'terminal', terminal_at = ?6, completed_at = ?6, \
-                    terminal_outcome = 'cancelled', failure_class = 'cancelled', scheduler_state = ?7, daliuge_state = \
-                    ?8, last_reconciled_at = coalesce(?9, last_reconciled_at),",
-                    &[
-                        &after.scheduler_state,
-                        &after.daliuge_state,
-                        &e.terminal.as_ref().map(|terminal| micros(terminal.observed_at)),
-                    ],
-                )
             }
             E::RetryRequested(e) => {
-                self.counts.add("retries", &before.project, "", 1);
-                let attempt = e.attempt.max(attempt + 1);
-                let after = Facets { attempt, ..before.clone() };
-                update!(self, before, after, { status = "retrying", submission_state = "not_started", scheduler_state = "not_submitted", daliuge_state = "not_created", output_state = "not_started" }, "attempt = ?7, execution_phase = NULL, control_phase = 'admission_pending', submission_deadline_at = \
-                    NULL, submission_abandoned_at = NULL, scheduler_job_id = NULL, scheduler_raw_state = NULL, \
-                    scheduler_reason = NULL, daliuge_session_id = NULL, terminal_outcome = NULL, failure_class = NULL, \
-                    cancel_requested = 0, manifest_sha256 = NULL, dataset_count = NULL, source_graph_sha256 = NULL, \
-                    patched_graph_sha256 = NULL, physical_graph_sha256 = NULL, started_at = NULL, completed_at = NULL, \
-                    job_id = NULL, do_stage = NULL, do_submit = NULL, executing_position = NULL, admission_pending_at = ?6, admitted_at = NULL, \
-                    manifest_generated_at = NULL, graph_patched_at = NULL, translated_at = NULL, submission_pending_at = \
-                    NULL, submitted_at = NULL, monitoring_at = NULL, output_verification_at = NULL, terminal_at = NULL,", &[&attempt],
-                )
+                self.counts.add("retries", &row.project_module, "", 1);
+                row.begins_again(e.attempt.max(attempt + 1), now);
             }
         }
+        Ok(())
     }
 }

@@ -207,6 +207,14 @@ fn select(rest: &str) -> String {
     )
 }
 
+/// The rows of `table` that belong to the execution with id `?1`, which says it itself.
+fn of_one(table: &str) -> String {
+    format!(
+        "(SELECT ?1 AS execution, * FROM {table} \
+         WHERE created_position = (SELECT created_position FROM executions WHERE id = ?1))"
+    )
+}
+
 impl Executions {
     pub fn get(&self, id: Uuid) -> Result<Option<Execution>, ReadModelError> {
         self.0.one(&select("WHERE id = ?1"), [blob(&id)], Execution::from_row)
@@ -310,22 +318,21 @@ impl Executions {
     /// Every attempt that was announced to a backend, oldest first.
     pub fn sessions(&self, execution: Uuid) -> Result<Vec<Session>, ReadModelError> {
         let columns = Session::columns();
-        let sql = format!("SELECT {columns} FROM sessions WHERE execution = ?1 ORDER BY attempt");
+        let sql = format!("SELECT {columns} FROM {} ORDER BY attempt", of_one("sessions"));
         self.0.all(&sql, [blob(&execution)], Session::from_row)
     }
 
     /// Everything that an execution made, in the order it was made.
     pub fn artifacts(&self, execution: Uuid) -> Result<Vec<Artifact>, ReadModelError> {
         let columns = Artifact::columns();
-        let sql =
-            format!("SELECT {columns} FROM artifacts WHERE execution = ?1 ORDER BY position, kind, sha256");
+        let sql = format!("SELECT {columns} FROM {} ORDER BY position, kind, sha256", of_one("artifacts"));
         self.0.all(&sql, [blob(&execution)], Artifact::from_row)
     }
 
     /// An artifact of an execution by its digest.
     pub fn artifact_by_sha(&self, execution: Uuid, sha256: &str) -> Result<Option<Artifact>, ReadModelError> {
         let columns = Artifact::columns();
-        let sql = format!("SELECT {columns} FROM artifacts WHERE execution = ?1 AND sha256 = ?2 LIMIT 1");
+        let sql = format!("SELECT {columns} FROM {} WHERE sha256 = ?2 LIMIT 1", of_one("artifacts"));
         self.0.one(&sql, (blob(&execution), sha256), Artifact::from_row)
     }
 }

@@ -1,29 +1,6 @@
 //! The words that executions are described with, and how one axis is read from another.
 
-use std::borrow::Cow;
-
 use beampipe_domain::execution::Terminal;
-
-/// A word; the usual ones cost no allocation.
-pub(super) type Word = Cow<'static, str>;
-
-const USUAL: &[&str] = &[
-    "daliuge",
-    "slurm",
-    "simulated",
-    "not_created",
-    "deploying",
-    "finished",
-    "not_submitted",
-    "succeeded",
-    "verified",
-];
-
-/// `word`, without an allocation if it is a usual one.
-pub(super) fn known(word: &str) -> Word {
-    let usual = STATUSES.iter().chain(SUBMISSION_STATES).chain(USUAL).find(|usual| **usual == word);
-    usual.map_or_else(|| Word::Owned(word.to_owned()), |usual| Word::Borrowed(usual))
-}
 
 /// Every status.
 pub const STATUSES: &[&str] = &[

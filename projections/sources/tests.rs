@@ -229,7 +229,10 @@ proptest! {
         sizes in prop::collection::vec(0usize..9, 0..30),
     ) {
         let history = history(steps);
-        prop_assert_eq!(history.fold::<Projected>(&sizes).rows(), history.fold::<Projected>(&[]).rows());
+        let whole = history.fold::<Projected>(&[]).rows();
+        prop_assert_eq!(history.fold::<Projected>(&sizes).rows(), whole.clone());
+        let each = vec![1; history.envelopes.len()];
+        prop_assert_eq!(history.fold::<Projected>(&each).rows(), whole);
     }
 
     #[test]

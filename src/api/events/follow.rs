@@ -5,6 +5,7 @@
 //! stops. A slow reader costs nothing: nothing is read for it while its socket is full.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use beampipe_domain::execution::Execution;
 use beampipe_log::{Batch, Direction, Follow, Position, ReadError, Recorded, Subscription};
 use chrono::{DateTime, Utc};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Interval, MissedTickBehavior, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::render;
 use super::select::{Media, Scope, Selection};
@@ -43,9 +45,12 @@ struct Stream {
     ended: bool,
     begun: bool,
     heartbeat: Interval,
+    /// Listens, once for all batches, for the service to stop.
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     access: watch::Receiver<Position>,
-    /// When the reader's key or session expires.
+    /// When the reader's key or session expires, and a timer for it.
     lasts_until: Option<DateTime<Utc>>,
+    expires: Pin<Box<Sleep>>,
     _counted: Counted,
     _permit: OwnedSemaphorePermit,
 }
@@ -126,6 +131,7 @@ pub async fn answer(
         Media::Sse => ("sse", "text/event-stream"),
         Media::Ndjson | Media::Page => ("ndjson", "application/x-ndjson"),
     };
+    let lasts_until = api.may_go_on(&caller).map_err(|why| Problem::new("invalid-token", why))?;
     let subscription = api.handle.log().subscribe(selection.filter.clone(), selection.after());
     let stream = Stream {
         subscription: if stays { subscription } else { Box::new(Ahead::of(subscription)) },
@@ -138,7 +144,9 @@ pub async fn answer(
         begun: false,
         heartbeat,
         access: api.access.changes(),
-        lasts_until: api.may_go_on(&caller).map_err(|why| Problem::new("invalid-token", why))?,
+        lasts_until,
+        stopped: Box::pin(api.stopping.clone().cancelled_owned()),
+        expires: Box::pin(expires(api, lasts_until)),
         _counted: Counted::new(api, kind),
         _permit: permit,
         api: api.clone(),
@@ -172,27 +180,25 @@ impl Stream {
             if self.ended {
                 return None;
             }
+            // Asked, and not waited for, before every batch: however many there are, the end is seen between them.
+            if self.api.stopping.is_cancelled() {
+                return self.end("closing", "the service stops");
+            }
+            let Ok(changed) = self.access.has_changed() else {
+                return self.end("closing", "the service stops");
+            };
             let expiry = until(self.lasts_until, self.api.clock().now());
-            if expiry.is_zero() {
+            if changed || expiry.is_zero() {
+                self.access.mark_unchanged();
                 match self.api.may_go_on(&self.caller) {
                     Ok(until) => self.lasts_until = until,
                     Err(why) => return self.end("access-ended", &why),
                 }
+                self.expires.set(expires(&self.api, self.lasts_until));
             }
             tokio::select! {
-                // Events come last: while there are always more of them, the end has to be seen all the same.
+                // Events come first: a stream that has some listens for nothing else, which costs a thousand of them dearly.
                 biased;
-                () = self.api.stopping.cancelled() => return self.end("closing", "the service stops"),
-                changed = self.access.changed() => {
-                    if changed.is_err() {
-                        return self.end("closing", "the service stops");
-                    }
-                    match self.api.may_go_on(&self.caller) {
-                        Ok(until) => self.lasts_until = until,
-                        Err(why) => return self.end("access-ended", &why),
-                    }
-                }
-                () = tokio::time::sleep(expiry) => {}
                 batch = self.subscription.next_batch(BATCH) => match batch {
                     Ok(batch) => {
                         let chunk = self.write(batch).await;
@@ -213,6 +219,10 @@ impl Stream {
                     }
                     Media::Ndjson | Media::Page => {}
                 },
+                // What these mean is asked above.
+                () = &mut self.stopped => {}
+                _ = self.access.changed() => self.access.mark_changed(),
+                () = &mut self.expires => self.expires.set(expires(&self.api, self.lasts_until)),
             }
         }
     }
@@ -344,6 +354,11 @@ fn is_terminal(event_type: &str) -> bool {
         event_type,
         "execution.completed" | "execution.failed" | "execution.cancelled" | "execution.not_submitted"
     )
+}
+
+/// Waits for `expiry` by the service's clock.
+fn expires(api: &Api, expiry: Option<DateTime<Utc>>) -> Sleep {
+    tokio::time::sleep(until(expiry, api.clock().now()))
 }
 
 /// How long until `expiry`, zero when that is over; far away when there is none.

@@ -97,7 +97,7 @@ pub fn write_object(out: &mut Vec<u8>, recorded: &Recorded, actor: &str) {
     match payload {
         None => out.extend_from_slice(b"null"),
         // A raw newline in JSON is white space; in a line or a frame it would be an end.
-        Some(data) if data.iter().any(|b| matches!(b, b'\n' | b'\r')) => {
+        Some(data) if has_newline(data) => {
             out.extend(data.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }));
         }
         Some(data) => out.extend_from_slice(data),
@@ -164,9 +164,12 @@ fn write_number(out: &mut Vec<u8>, n: u64) {
 
 fn write_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
+    for some in bytes.chunks(32) {
+        let mut hex = [0; 64];
+        for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(some) {
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        }
+        out.extend_from_slice(&hex[..2 * some.len()]);
     }
 }
 
@@ -182,8 +185,19 @@ fn write_optional(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
+// Of these two, every byte is looked at whatever the first ones are: that way the compiler looks at many at once.
+
+fn has_newline(data: &[u8]) -> bool {
+    let found = |some: &[u8]| some.iter().fold(false, |found, b| found | (*b == b'\n') | (*b == b'\r'));
+    data.chunks(256).any(found)
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.bytes().fold(false, |odd, b| odd | (b < 0x20) | (b == b'"') | (b == b'\\'))
+}
+
 fn write_text(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+    if is_plain(text) {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
