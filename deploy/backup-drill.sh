@@ -54,7 +54,7 @@ must() { step "$@" || finish; } # without it nothing after it means anything
 
 # --- What the service is told ---------------------------------------------------------------------------------------
 
-settings=$("$beampipe" config explain -o json) || cannot "the settings of the service cannot be read; $usage"
+settings=$("$beampipe" config explain -o json) || cannot "the settings of the service cannot be read"
 setting() { # name: its value, or nothing
     python3 -c 'import json, sys
 for row in json.load(sys.stdin):
@@ -75,25 +75,29 @@ fi
 
 umask 077 # hashes of passwords are in a log
 work=$(mktemp -d "${TMPDIR:-/tmp}/beampipe-drill.XXXXXX")
+database=
+clean_up() {
+    local rc=$?
+    trap - EXIT
+    [[ -z $database ]] || on_scratch -c "DROP DATABASE IF EXISTS $database WITH (FORCE)" || rc=1
+    rm -rf -- "$work"
+    exit $rc
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+finish() {
+    [[ -z $into ]] || say "the backup is in $backup"
+    say "$( ((wrong)) && echo FAILED || echo 'all is well') after $(seconds_since "$began") s"
+    exit $wrong
+}
+
 backup=$work/backup scratch=$work/scratch
 if [[ -n $into ]]; then
     mkdir -- "$into" || cannot "--into names a directory that does not exist yet"
     backup=$(realpath -- "$into")
 fi
 mkdir -p "$backup" "$scratch"
-
-database=
-finish() {
-    trap - EXIT
-    [[ -z $database ]] || on_scratch -c "DROP DATABASE IF EXISTS $database WITH (FORCE)" >/dev/null || wrong=1
-    rm -rf -- "$work"
-    [[ -z $into ]] || say "the backup is in $backup"
-    say "$( ((wrong)) && echo 'FAILED' || echo 'all is well') after $(seconds_since "$began") s"
-    exit $wrong
-}
-trap 'wrong=1; finish' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 # --- One engine, and the other ----------------------------------------------------------------------------------------
 
@@ -189,7 +193,7 @@ same_as_original() {
     # Whatever was appended meanwhile comes after it.
     cmp "$work/restored.ndjson" <(original export - 2>/dev/null | head -c "$(stat -c %s "$work/restored.ndjson")")
 }
-copy_also() { mkdir -p "$2" && cp -a --parents -- "${also[@]}" "$2" && echo "${#also[@]} named with --also"; }
+copy_also() { mkdir -p "$1" && tar -C / -cf - -- "${also[@]#/}" | tar -xpf - -C "$1" && echo "${#also[@]} named with --also"; }
 check_also() {
     local path
     for path in "${also[@]}"; do diff -r -- "$path" "$backup/also$path"; done

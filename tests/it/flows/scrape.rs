@@ -40,7 +40,10 @@ impl Prometheus {
         let one = |line: &str| match line.split_once("targets: [") {
             Some((start, targets)) => {
                 let api = targets.contains(":8080");
-                format!("{start}targets: [\"127.0.0.1:{}\"]", if api { service.port } else { service.metrics_port })
+                format!(
+                    "{start}targets: [\"127.0.0.1:{}\"]",
+                    if api { service.port } else { service.metrics_port }
+                )
             }
             None => line.to_owned(),
         };
