@@ -103,12 +103,12 @@ mkdir -p "$backup" "$scratch"
 
 # What other programs connect to: the schema is a word of ours.
 without_schema() { sed -E 's/([?&])schema=[^&]*(&|$)/\1/; s/[?&]$//' <<<"$1"; }
-on_scratch() { PGPASSWORD=$scratch_secret psql -X -q -v ON_ERROR_STOP=1 -d "$scratch_server" "$@"; }
+on_scratch() { PGOPTIONS='-c client_min_messages=warning' PGPASSWORD=$scratch_secret psql -X -q -v ON_ERROR_STOP=1 -d "$scratch_server" "$@"; }
 
 dump_postgres() { PGPASSWORD=$log_secret pg_dump -d "$log_server" --schema="$schema" -Fc -f "$backup/log.pgdump" --exclude-table-data="$schema.beats"; }
 restore_postgres() {
-    on_scratch -c "CREATE DATABASE $database TEMPLATE template0 ENCODING 'UTF8'"
-    PGPASSWORD=$scratch_secret pg_restore -d "$restored_server" --no-owner --no-privileges --exit-on-error "$backup/log.pgdump"
+    on_scratch -c "CREATE DATABASE $database TEMPLATE template0 ENCODING 'UTF8'" &&
+        PGPASSWORD=$scratch_secret pg_restore -d "$restored_server" --no-owner --no-privileges --exit-on-error "$backup/log.pgdump"
 }
 
 case $log_url in
@@ -139,11 +139,14 @@ postgres://* | postgresql://*)
 esac
 
 original() { "$beampipe" log "$@"; }
-restored() { # a verb on the restored log, with nothing of the original's settings
-    env -u BEAMPIPE_CONFIG -u BEAMPIPE_LOG__PASSWORD -u BEAMPIPE_LOG__URL \
-        ${scratch_secret:+BEAMPIPE_DRILL_SECRET="$scratch_secret" BEAMPIPE_LOG__PASSWORD='{env="BEAMPIPE_DRILL_SECRET"}'} \
-        "$beampipe" "$@" --log "$restored_log"
-}
+restored() ( # a verb on the restored log, with nothing of the original's settings
+    unset BEAMPIPE_CONFIG BEAMPIPE_LOG__URL BEAMPIPE_LOG__PASSWORD
+    if [[ $engine == postgres && -n $scratch_secret ]]; then
+        # In a variable and not in an argument: those, everybody sees.
+        export DRILL_SECRET=$scratch_secret BEAMPIPE_LOG__PASSWORD='{env="DRILL_SECRET"}'
+    fi
+    "$beampipe" "$@" --log "$restored_log"
+)
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
 
