@@ -1,13 +1,14 @@
 //! The backup drill, as an operator runs it beside a service that goes on working.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::service::{PROJECT, Service, words};
-use super::streams::{created, discovered, execute};
+use super::service::{PROJECT, SOURCES, Service, words};
+use super::streams::{by_hand, created, discovered, execute};
+use crate::backends::daliuge::told;
 
 /// The drill on the files below `state`, with `scratch` for all that it makes.
 fn drill(state: &Path, scratch: &Path) -> Command {
@@ -29,6 +30,19 @@ async fn with_artifacts() -> Service {
     service
 }
 
+/// What comes of `command` while `service` goes on writing, and how many sources it has registered meanwhile.
+async fn while_it_appends(service: &Service, mut command: Command) -> (Output, usize) {
+    let drilled = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let mut appended = 0;
+    while !drilled.is_finished() {
+        let identifier = format!("LATE-{appended}");
+        let source = json!({"project_module": PROJECT, "source_identifier": identifier, "enabled": false});
+        service.post("/sources", source).await;
+        appended += 1;
+    }
+    (drilled.await.unwrap(), appended)
+}
+
 /// The files of the artifact store.
 fn artifacts(service: &Service) -> Vec<PathBuf> {
     let below = |directory: PathBuf| {
@@ -47,15 +61,7 @@ async fn a_backup_of_a_service_at_work_is_restored_and_says_the_same() {
     let backup = directory.path().join("backup");
     let mut command = drill(&service.state_dir(), scratch.path());
     command.arg("--also").arg(&settings).arg("--into").arg(&backup);
-    let drilled = tokio::task::spawn_blocking(move || command.output().unwrap());
-    let mut appended = 0;
-    while !drilled.is_finished() {
-        let identifier = format!("LATE-{appended}");
-        let source = json!({"project_module": PROJECT, "source_identifier": identifier, "enabled": false});
-        service.post("/sources", source).await;
-        appended += 1;
-    }
-    let done = drilled.await.unwrap();
+    let (done, appended) = while_it_appends(&service, command).await;
     assert!(done.status.success(), "{}", words(&done));
     let said = words(&done);
     println!("{said}{appended} sources were registered meanwhile");
@@ -85,6 +91,33 @@ async fn a_drill_ends_badly_when_an_artifact_is_damaged_or_missing() {
         let fault = said.lines().any(|line| line.contains(&digest) && line.contains(fault));
         assert!(fault && said.contains("FAILED after"), "{said}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_on_postgresql_is_restored_into_a_database_of_its_own_while_it_is_written() {
+    let server = told("BEAMPIPE_TEST_POSTGRES_URL");
+    let schema = format!("drill_{}", std::process::id());
+    let log = format!("{server}?schema={schema}");
+    let service = Service::start(&[("BEAMPIPE_LOG__URL", &log)]).await;
+    service.configure(by_hand).await;
+    service.register(&SOURCES).await;
+    let scratch = tempfile::tempdir().unwrap();
+    let mut command = drill(&service.state_dir(), scratch.path());
+    command.env("BEAMPIPE_LOG__URL", &log);
+    let (done, appended) = while_it_appends(&service, command).await;
+    let said = words(&done);
+    println!("{said}{appended} sources were registered meanwhile");
+    assert!(done.status.success() && said.contains("(pg_restore)") && said.contains("whole: "), "{said}");
+    assert!(appended > 0, "nothing was appended meanwhile");
+    drop(service);
+    let sql = |statement: &str| {
+        let asked = Command::new("psql").args(["-XAtq", "-d", &server, "-c", statement]).output().unwrap();
+        assert!(asked.status.success(), "{}", words(&asked));
+        words(&asked)
+    };
+    let left = sql("SELECT datname FROM pg_database WHERE datname LIKE 'beampipe_drill_%'");
+    assert_eq!(left, "", "a scratch database is left behind");
+    sql(&format!("SET client_min_messages = warning; DROP SCHEMA {schema} CASCADE"));
 }
 
 #[test]
