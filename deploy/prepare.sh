@@ -7,7 +7,7 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 # Nobody else gets into the directory; a container sees only the files that it is given, under a user of its own.
 mkdir -p .state/secrets .state/graphs
-chmod 0711 .state
+chmod 0700 .state/secrets
 chmod 0755 .state/graphs
 for name in postgres_password log_owner_password log_password grafana_password eventstore_password; do
     file=.state/secrets/$name
@@ -15,5 +15,5 @@ for name in postgres_password log_owner_password log_password grafana_password e
     chmod 0444 "$file"
 done
 # Filled by hand after the first start; until then only the scrape job beampipe-api is refused.
-[[ -e .state/metrics.key ]] || : >.state/metrics.key
-chmod 0444 .state/metrics.key
+[[ -e .state/secrets/metrics_key ]] || : >.state/secrets/metrics_key
+chmod 0644 .state/secrets/metrics_key
