@@ -3,6 +3,7 @@
 
 mod cluster;
 mod crash;
+mod drill;
 mod footprint;
 mod operators;
 mod postgres;

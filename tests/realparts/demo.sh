@@ -69,9 +69,10 @@ stop_service() {
 }
 
 start_prometheus() {
+    # The configuration that is delivered for one process, on loopback.
     sed -e "s|beampipe:9090|127.0.0.1:$METRICS_PORT|" -e "s|beampipe:8080|127.0.0.1:$API_PORT|" \
         -e "s|/run/secrets/beampipe_metrics_key|$state/metrics.key|" -e "s|prometheus.rules.yml|$PWD/prometheus.rules.yml|" \
-        -e 's|_interval: 15s|_interval: 1s|' prometheus.yml >"$state/prometheus.yml"
+        -e 's|_interval: 15s|_interval: 1s|' deploy/single/prometheus.yml >"$state/prometheus.yml"
     "$here/prometheus.sh" start "$state/prometheus.yml" >/dev/null
 }
 

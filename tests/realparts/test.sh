@@ -54,10 +54,14 @@ for check in tests/*.py; do # independent checks, such as the hash chain's test 
     say "$check"
     "$BEAMPIPE_TEST_PYTHON" "$check"
 done
-promtool check config --syntax-only prometheus.yml
+promtool check config --syntax-only prometheus.yml deploy/single/prometheus.yml
 promtool check rules prometheus.rules.yml
 promtool test rules prometheus.rules.test.yml
-docker-compose -f compose.yml config --quiet
+amtool check-config deploy/alertmanager/alertmanager.yml
+for profile in "" eventstore observability; do docker-compose -f compose.yml ${profile:+--profile "$profile"} config --quiet; done
+docker-compose -f compose.single.yml config --quiet
+say "systemd units"
+"$here/units.sh"
 
 [[ $what != soak ]] || set -- "$@" -E 'test(storm)' --no-capture
 if [[ $what == soak ]]; then export BEAMPIPE_TEST_SOAK=1; fi

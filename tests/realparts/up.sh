@@ -4,7 +4,7 @@
 # on other directories it may run at the same time. Interrupted or failed, it stops what it had started.
 #
 # Parts: tap, daliuge, postgres, prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the tests
-# compare with), tools (promtool, docker-compose). Default: tap daliuge.
+# compare with), tools (promtool, amtool, docker-compose, systemd-analyze). Default: tap daliuge.
 #
 # Needs root, or sudo, for Debian packages only: python3-venv python3-dev gcc libc6-dev curl (daliuge),
 # python3-gavo postgresql-15 and two extensions (tap), pgbouncer (postgres), prometheus, docker-compose.
@@ -77,7 +77,7 @@ bring() {
         apt_install python3-venv
         venv_install "$python_venv" "$here/python-requirements.txt"
         ;;
-    tools) apt_install prometheus docker-compose ;;
+    tools) apt_install prometheus prometheus-alertmanager docker-compose systemd ;;
     *) fail "unknown part $1" ;;
     esac
 }

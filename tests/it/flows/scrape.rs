@@ -36,9 +36,22 @@ impl Prometheus {
         let key_file = directory.path().join("metrics.key");
         std::fs::write(&key_file, key).unwrap();
         let delivered = std::fs::read_to_string(format!("{root}/prometheus.yml")).unwrap();
+        // One process here: it is every target of a job.
+        let one = |line: &str| match line.split_once("targets: [") {
+            Some((start, targets)) => {
+                let api = targets.contains(":8080");
+                format!(
+                    "{start}targets: [\"127.0.0.1:{}\"]",
+                    if api { service.port } else { service.metrics_port }
+                )
+            }
+            None => line.to_owned(),
+        };
         let copy = delivered
-            .replace("beampipe:9090", &format!("127.0.0.1:{}", service.metrics_port))
-            .replace("beampipe:8080", &format!("127.0.0.1:{}", service.port))
+            .lines()
+            .map(one)
+            .collect::<Vec<_>>()
+            .join("\n")
             .replace("/run/secrets/beampipe_metrics_key", key_file.to_str().unwrap())
             .replace("prometheus.rules.yml", &format!("{root}/prometheus.rules.yml"))
             .replace("_interval: 15s", "_interval: 1s");
