@@ -51,11 +51,14 @@ pub use dependencies::Dependencies;
 pub use executions::Executions;
 pub use gauges::*;
 pub use jobs::Jobs;
-pub use offline::{Difference, OfflineError, Progress, Report, Verified, rebuild, verify};
+pub use offline::{
+    Copying, Difference, Manifest, ModelCopy, OfflineError, Progress, Report, Restored, SnapshotError,
+    Verified, rebuild, restore, snapshot, verify,
+};
 pub use projection::names;
 pub use projects::Projects;
 pub use reader::{ReadModelError, Window};
-pub use runner::{Models, OpenError, ProjectionStatus, RebuildError, RebuildProgress, State};
+pub use runner::{Bootstrap, Models, OpenError, ProjectionStatus, RebuildError, RebuildProgress, State};
 pub use sources::Sources;
 pub use workers::Workers;
 

@@ -14,7 +14,9 @@ use crate::runner::{self, OpenError};
 use crate::{Decode, Envelope};
 
 mod compare;
+mod snapshot;
 pub use compare::Difference;
+pub use snapshot::{Copying, Manifest, ModelCopy, Restored, SnapshotError, restore, take as snapshot};
 
 /// How many events are read at once.
 const PAGE: usize = 8192;
@@ -153,7 +155,7 @@ pub async fn verify(
             continue;
         }
         let failed = |source| OfflineError::Fold { name: kind.name, source };
-        let (connection, position) = snapshot(&path).map_err(failed)?;
+        let (connection, position) = seen_now(&path).map_err(failed)?;
         targets.push(Target::new(dir, kind, ".verify", position)?);
         served.push(connection);
     }
@@ -172,7 +174,7 @@ pub async fn verify(
 }
 
 /// A connection that sees a file as it is now, whatever is written after, and the position of that.
-fn snapshot(path: &Path) -> rusqlite::Result<(Connection, Position)> {
+fn seen_now(path: &Path) -> rusqlite::Result<(Connection, Position)> {
     let connection = open_read_only(path)?;
     connection.execute_batch("BEGIN")?;
     let position = connection.query_row("SELECT position FROM checkpoint", [], |row| row.get(0))?;

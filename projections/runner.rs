@@ -6,9 +6,10 @@
 
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use beampipe_log::{Direction, Filter, Log, Position, ReadError};
@@ -30,6 +31,7 @@ mod writer;
 use self::core::Core;
 pub use rebuild::RebuildError;
 use slot::Slot;
+pub use status::Bootstrap;
 pub use status::{ProjectionStatus, RebuildProgress, State};
 
 /// How many decoded batches wait for a read model before the follower waits too.
@@ -79,6 +81,7 @@ impl Models {
         decode: Decode,
         now: Now,
     ) -> Result<Self, OpenError> {
+        let began = Instant::now();
         let dir = dir.into();
         let lock = lock(&dir)?;
         let mut opened = Vec::with_capacity(ALL.len());
@@ -104,6 +107,9 @@ impl Models {
             gauges: ArcSwap::default(),
             minimum: watch::Sender::new(from.unwrap_or_default().position),
             slots,
+            began,
+            followed: AtomicU64::new(0),
+            bootstrap: OnceLock::new(),
             rebuilds: Mutex::default(),
         });
         let mut threads = Vec::with_capacity(inboxes.len() + 1);
@@ -175,6 +181,11 @@ impl Models {
     /// Whether every read model has reached the end of the log since it was opened.
     pub fn caught_up(&self) -> bool {
         self.core.slots.iter().all(|slot| slot.was_live())
+    }
+
+    /// What it took until every read model had reached the end of the log; `None` until then.
+    pub fn bootstrap(&self) -> Option<Bootstrap> {
+        self.core.bootstrap.get().copied()
     }
 
     /// How each read model stands.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Parts, Readiness, Settings};
-use crate::artifacts::Artifacts;
+use crate::artifacts::{self, Artifacts};
 use crate::auth;
 use crate::clock::Clock;
 use crate::codec;
@@ -34,8 +34,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let log: Arc<dyn Log> = Measured::new(log, metrics.clone());
     let models = open_models(&config, log.clone(), &clock).await?;
     let handle = Handle::new(log.clone(), clock.clone());
-    let artifacts =
-        Artifacts::local(&config.artifacts_dir()).context("the artifact store cannot be opened")?;
+    let artifacts = open_artifacts(&config)?;
 
     let answers = config.roles.contains(&Role::Api);
     let listener = if answers { Some(listen(config.http.listen, "http.listen").await?) } else { None };
@@ -57,7 +56,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         readiness: readiness.clone(),
         stopping: stopping.clone(),
     });
-    let beside = api.start();
+    let mut beside = api.start();
+    beside.push(probe_artifacts(&config, &artifacts, &readiness, &stopping));
 
     let host = work::worker::host_name();
     let instance_name =
@@ -124,6 +124,23 @@ async fn open_models(config: &Config, log: Arc<dyn Log>, clock: &Clock) -> anyho
         .await
         .with_context(|| format!("the read models in {} cannot be opened", directory.display()))?;
     Ok(Arc::new(models))
+}
+
+fn open_artifacts(config: &Config) -> anyhow::Result<Artifacts> {
+    let place = config.artifacts_place().map_err(anyhow::Error::msg)?;
+    Artifacts::open(&place, &config.artifacts).context("the artifact store cannot be opened")
+}
+
+fn probe_artifacts(
+    config: &Config,
+    artifacts: &Artifacts,
+    readiness: &Arc<Readiness>,
+    stopping: &CancellationToken,
+) -> tokio::task::JoinHandle<()> {
+    let every = Duration::from_secs(config.artifacts.probe_seconds);
+    let readiness = readiness.clone();
+    let tell = move |why| readiness.fault("artifacts", why);
+    tokio::spawn(artifacts::keep_probing(artifacts.clone(), every, tell, stopping.clone()))
 }
 
 fn api_settings(config: &Config) -> Settings {
@@ -210,7 +227,7 @@ async fn told_to_stop() -> std::io::Result<()> {
 }
 
 /// A directory that nobody else looks into: the log has hashes of passwords.
-fn private_directory(path: &std::path::Path) -> anyhow::Result<()> {
+pub(crate) fn private_directory(path: &std::path::Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)

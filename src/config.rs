@@ -12,7 +12,9 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+use crate::artifacts;
 use crate::engine::Place;
+use crate::secrets::SecretRef;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +24,7 @@ pub struct Config {
     /// Where the log, the read models and the artifacts are kept unless told otherwise.
     pub state_dir: PathBuf,
     pub log: Log,
+    pub artifacts: Artifacts,
     pub http: Http,
     pub metrics: Metrics,
     pub auth: Auth,
@@ -49,32 +52,25 @@ pub struct Log {
     /// `events.sqlite` in the state directory.
     pub url: String,
     /// The password of the log's server.
-    pub password: Option<Secret>,
+    pub password: Option<SecretRef>,
 }
 
-/// Where a secret is: no configuration holds one itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Secret {
-    /// The name of an environment variable.
-    Env(String),
-    /// A file that holds nothing else; a line end at its end is no part of it.
-    File(PathBuf),
-}
-
-impl Secret {
-    /// The secret as it is now, or why it cannot be had.
-    pub fn read(&self) -> Result<String, String> {
-        match self {
-            #[expect(clippy::disallowed_methods, reason = "the variable that the configuration names")]
-            Self::Env(name) => {
-                std::env::var(name).map_err(|error| format!("environment variable {name}: {error}"))
-            }
-            Self::File(path) => std::fs::read_to_string(path)
-                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                .map_err(|error| format!("{}: {error}", path.display())),
-        }
-    }
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Artifacts {
+    /// `file:<path>` or `s3://<bucket>[/<prefix>]`; empty: `artifacts` in the state directory. Processes that share a log
+    /// share this place.
+    pub url: String,
+    /// The S3 server, such as `https://s3.example.org`, with the bucket as the first part of its paths; absent: AWS.
+    pub endpoint: Option<String>,
+    pub region: String,
+    /// Whether the endpoint may be `http:`.
+    pub allow_http: bool,
+    /// Both or none; with none, the role of the machine (AWS instance metadata).
+    pub access_key_id: Option<SecretRef>,
+    pub secret_access_key: Option<SecretRef>,
+    /// How often a small object is written and read, in seconds, to see whether the place can be used.
+    pub probe_seconds: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -162,6 +158,20 @@ pub struct Telemetry {
     pub format: String,
 }
 
+impl Default for Artifacts {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            endpoint: None,
+            region: "us-east-1".into(),
+            allow_http: false,
+            access_key_id: None,
+            secret_access_key: None,
+            probe_seconds: 15,
+        }
+    }
+}
+
 impl Default for Http {
     fn default() -> Self {
         Self {
@@ -229,6 +239,7 @@ impl Default for Config {
             roles: BTreeSet::from([Role::Api, Role::Scheduler, Role::Worker]),
             state_dir: PathBuf::from("beampipe-state"),
             log: Log::default(),
+            artifacts: Artifacts::default(),
             http: Http::default(),
             metrics: Metrics::default(),
             auth: Auth::default(),
@@ -314,6 +325,7 @@ impl Config {
         if !self.alone_on_the_log() && has_password(&self.log.url) {
             return invalid("log.url", "has a password in it; say with log.password where one is");
         }
+        self.check_artifacts()?;
         if !matches!(self.telemetry.format.as_str(), "text" | "json") {
             return invalid("telemetry.format", "is text or json");
         }
@@ -329,6 +341,47 @@ impl Config {
         }
     }
 
+    fn check_artifacts(&self) -> Result<(), ConfigError> {
+        let invalid = |field, detail: &str| Err(ConfigError::Invalid { field, detail: detail.to_owned() });
+        let Artifacts { endpoint, access_key_id, secret_access_key, .. } = &self.artifacts;
+        let place = match self.artifacts_place() {
+            Ok(place) => place,
+            Err(detail) => return invalid("artifacts.url", &detail),
+        };
+        if access_key_id.is_some() != secret_access_key.is_some() {
+            return invalid(
+                "artifacts.access_key_id, artifacts.secret_access_key",
+                "are given both or not at all",
+            );
+        }
+        if matches!(place, artifacts::Place::Directory(_)) && (endpoint.is_some() || access_key_id.is_some())
+        {
+            return invalid("artifacts.endpoint, artifacts.access_key_id", "belong to an s3:// url");
+        }
+        match endpoint.as_deref().map(|endpoint| url::Url::parse(endpoint).map(|url| url.scheme().to_owned()))
+        {
+            None => {}
+            Some(Ok(scheme)) if scheme == "https" => {}
+            Some(Ok(scheme)) if scheme == "http" && self.artifacts.allow_http => {}
+            Some(Ok(scheme)) if scheme == "http" => {
+                return invalid("artifacts.endpoint", "is http: that takes artifacts.allow_http = true");
+            }
+            Some(_) => return invalid("artifacts.endpoint", "is an https:// address"),
+        }
+        if self.artifacts.probe_seconds == 0 {
+            return invalid("artifacts.probe_seconds", "has to be above 0");
+        }
+        Ok(())
+    }
+
+    /// Where artifacts are; an error says what is wrong with `artifacts.url`.
+    pub fn artifacts_place(&self) -> Result<artifacts::Place, String> {
+        match self.artifacts.url.as_str() {
+            "" => Ok(artifacts::Place::Directory(self.state_dir.join("artifacts"))),
+            url => url.parse(),
+        }
+    }
+
     /// Whether no other process can append to this log: whoever worked on it before is gone.
     pub fn alone_on_the_log(&self) -> bool {
         self.log_place().is_embedded()
@@ -336,10 +389,6 @@ impl Config {
 
     pub fn read_models_dir(&self) -> PathBuf {
         self.state_dir.join("read-models")
-    }
-
-    pub fn artifacts_dir(&self) -> PathBuf {
-        self.state_dir.join("artifacts")
     }
 }
 
@@ -383,6 +432,8 @@ fn walk(layers: &Figment, path: &str, value: &serde_json::Value, lines: &mut Vec
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     #[test]
@@ -409,10 +460,9 @@ mod tests {
         std::fs::write(&file, said).unwrap();
         let config = Config::load(Some(&file)).unwrap();
         assert_eq!(config.log_place(), Place::Postgres("postgres://u@h/d".into()));
-        assert_eq!(config.log.password.unwrap().read().unwrap(), "canary");
+        assert_eq!(config.log.password.unwrap().read().unwrap().expose_secret(), "canary");
         let explained = explain(Some(&file)).unwrap();
         assert!(explained.iter().all(|(_, value, _)| !value.contains("canary")), "{explained:?}");
-        assert!(Secret::File("/nowhere".into()).read().unwrap_err().contains("/nowhere"));
     }
     #[test]
     fn an_unknown_setting_is_refused_with_its_name() {
@@ -422,6 +472,40 @@ mod tests {
         let error = Config::load(Some(&file)).unwrap_err();
         let ConfigError::Read(cause) = error else { panic!("{error}") };
         assert!(cause.to_string().contains("concurency"), "{cause}");
+    }
+
+    #[test]
+    fn a_place_for_artifacts_that_cannot_be_meant_is_refused_by_its_field() {
+        let secret = || Some(SecretRef::Env("A".into()));
+        let s3 = || Artifacts { url: "s3://bucket/pre/fix".into(), ..Artifacts::default() };
+        let http = Some("http://127.0.0.1:9".to_owned());
+        let cases = [
+            (Artifacts { url: "gs://bucket".into(), ..s3() }, "artifacts.url"),
+            (Artifacts { url: "s3:///prefix".into(), ..s3() }, "artifacts.url"),
+            (Artifacts { url: "file:".into(), ..s3() }, "artifacts.url"),
+            (Artifacts { access_key_id: secret(), ..s3() }, "both"),
+            (Artifacts { endpoint: http.clone(), ..s3() }, "allow_http"),
+            (Artifacts { endpoint: Some("s3.example.org".into()), ..s3() }, "artifacts.endpoint"),
+            (Artifacts { endpoint: http, ..Artifacts::default() }, "belong to an s3"),
+            (Artifacts { probe_seconds: 0, ..s3() }, "artifacts.probe_seconds"),
+        ];
+        for (artifacts, word) in cases {
+            let error = Config { artifacts, ..Config::default() }.check().unwrap_err().to_string();
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        Config { artifacts: s3(), ..Config::default() }.check().unwrap();
+    }
+
+    #[test]
+    fn a_secret_is_named_in_the_file_and_never_written_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("beampipe.toml");
+        let text = "[artifacts]\nurl = \"s3://b\"\naccess_key_id = {env = \"ID\"}\nsecret_access_key = {file = \"/s\"}\n";
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(Some(&file)).unwrap();
+        assert_eq!(config.artifacts.access_key_id, Some(SecretRef::Env("ID".into())));
+        std::fs::write(&file, text.replace("{env = \"ID\"}", "\"the key itself\"")).unwrap();
+        Config::load(Some(&file)).unwrap_err();
     }
 
     #[test]

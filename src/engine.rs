@@ -10,8 +10,11 @@ use beampipe_log::postgres::{PostgresLog, PostgresOptions};
 use beampipe_log::verify::{VerifyProgress, VerifyReport};
 use beampipe_log::{Log, ReadError, SqliteLog, SqliteOptions};
 
+use secrecy::ExposeSecret as _;
+
 use crate::clock::Clock;
-use crate::config::{self, Secret};
+use crate::config;
+use crate::secrets::SecretRef;
 
 /// What every engine can do beside the port: take events over as they are, and check all that it keeps.
 #[async_trait]
@@ -122,8 +125,11 @@ fn sqlite(clock: &Clock) -> SqliteOptions {
 }
 
 fn postgres(settings: &config::Log) -> PostgresOptions {
-    let password = settings.password.clone().map(|secret: Secret| {
-        let read: beampipe_log::postgres::Password = Arc::new(move || secret.read());
+    let password = settings.password.clone().map(|secret: SecretRef| {
+        let read: beampipe_log::postgres::Password = Arc::new(move || {
+            let secret = secret.read().map_err(|error| error.to_string())?;
+            Ok(secret.expose_secret().to_owned())
+        });
         read
     });
     PostgresOptions { password, ..PostgresOptions::default() }

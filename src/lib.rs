@@ -34,6 +34,8 @@ pub mod handle;
 pub mod metrics;
 // Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
+// References to secrets.
+pub mod secrets;
 // What the service says while it runs.
 pub mod telemetry;
 // Scheduler, queue and workers.

@@ -73,6 +73,10 @@ pub struct Metrics {
     pub projection_lag_seconds: GaugeVec,
     /// How far a read model is behind, in positions of a log whose positions are dense.
     pub projection_lag_events: IntGaugeVec,
+    /// How long the read models took to reach the log's end after the start.
+    pub bootstrap_seconds: GaugeVec,
+    /// How many events that took.
+    pub bootstrap_events: IntGaugeVec,
     /// Event streams that are followed now.
     pub subscriptions_active: IntGaugeVec,
     /// How long the steps of an execution took.
@@ -199,6 +203,16 @@ impl Metrics {
                 "beampipe_projection_lag_events",
                 "Events that a read model does not contain yet, on a log whose positions are dense.",
                 &["projection"],
+            ),
+            bootstrap_seconds: r.reals(
+                "beampipe_bootstrap_seconds",
+                "Time from opening the read models at the start until all of them had reached the end of the log; absent until then.",
+                &[],
+            ),
+            bootstrap_events: r.gauges(
+                "beampipe_bootstrap_events",
+                "Events that were folded for that: those since the oldest checkpoint, the whole log if there was none.",
+                &[],
             ),
             subscriptions_active: r.gauges(
                 "beampipe_subscriptions_active",

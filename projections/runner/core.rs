@@ -1,9 +1,10 @@
 //! What the threads of the read models share.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use beampipe_log::{Filter, Log, Position, ReadError, Recorded, Subscription};
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 
 use super::is_in_log;
 use super::slot::Slot;
+use super::status::Bootstrap;
 use crate::file::{Checkpoint, Fold};
 use crate::{Decode, Envelope, Gauges, Now};
 
@@ -29,6 +31,10 @@ pub(super) struct Core {
     /// The position that every read model has reached.
     pub minimum: watch::Sender<Position>,
     pub slots: Vec<Arc<Slot>>,
+    pub began: Instant,
+    /// How many events were read to follow the log.
+    pub followed: AtomicU64,
+    pub bootstrap: OnceLock<Bootstrap>,
     pub rebuilds: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -65,6 +71,14 @@ impl Core {
             }
         });
         !self.is_closing()
+    }
+
+    /// Notes what it took, once every read model has reached the end of the log for the first time.
+    pub fn note_bootstrap(&self) {
+        if self.bootstrap.get().is_none() && self.slots.iter().all(|slot| slot.was_live()) {
+            let events = self.followed.load(Ordering::Relaxed);
+            let _was_noted = self.bootstrap.set(Bootstrap { took: self.began.elapsed(), events });
+        }
     }
 
     /// The next batch of a subscription; `None` when the process stops.

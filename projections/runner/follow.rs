@@ -1,6 +1,7 @@
 //! The follower: reads the log once, decodes once, and hands every batch to every read model.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use beampipe_log::{Filter, ReadError};
@@ -21,6 +22,7 @@ pub(super) fn run(core: &Core, from: Checkpoint) {
                 if let Some(last) = envelopes.last() {
                     at = Checkpoint { position: last.recorded.position, hash: last.recorded.hash };
                 }
+                core.followed.fetch_add(envelopes.len() as u64, Ordering::Relaxed);
                 if !envelopes.is_empty() || caught_up {
                     let caught_up = caught_up && stop.is_none();
                     tell(core, &Message::Batch(Arc::new(Batch { envelopes, caught_up })));

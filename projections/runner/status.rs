@@ -1,7 +1,17 @@
 //! How a read model stands, for `/ready`, `/metrics` and `beampipe projections list`.
 
+use std::time::Duration;
+
 use beampipe_log::Position;
 use serde::Serialize;
+
+/// What it took from opening the read models until all of them had reached the end of the log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bootstrap {
+    pub took: Duration,
+    /// How many events were read for it: those since the oldest checkpoint.
+    pub events: u64,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]

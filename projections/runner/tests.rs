@@ -10,6 +10,8 @@ use super::*;
 use crate::testing::{History, Story, Tables, id, rows};
 use crate::{names, verify};
 
+mod snapshots;
+
 const SOON: Duration = Duration::from_secs(10);
 
 fn register(n: u128) -> (String, S) {

@@ -124,6 +124,9 @@ impl Writer<'_> {
             seen.state = State::CatchingUp;
         }
         drop(seen);
+        if caught_up {
+            self.core.note_bootstrap();
+        }
         self.slot.reader.set_position(checkpoint.position);
         self.core.announce();
     }

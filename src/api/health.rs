@@ -63,6 +63,10 @@ fn observe(api: &Api) {
         api.metrics.projection_lag_seconds.with_label_values(&label).set(one.lag_seconds);
         api.metrics.projection_lag_events.with_label_values(&label).set(signed(one.lag_events));
     }
+    if let Some(bootstrap) = api.models.bootstrap() {
+        api.metrics.bootstrap_seconds.with_label_values(&[] as &[&str]).set(bootstrap.took.as_secs_f64());
+        api.metrics.bootstrap_events.with_label_values(&[] as &[&str]).set(signed(bootstrap.events));
+    }
     let gauges = api.models.gauges();
     for project in gauges.projects.paused.keys() {
         api.metrics.know_project(project);

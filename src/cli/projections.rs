@@ -1,19 +1,21 @@
 //! `projections`: read models, which are caches of the log: how far they are, folding them again, comparing them with it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use beampipe_projections::{self as read_models, Decode, Difference, Verified};
+use beampipe_projections::{self as read_models, Decode, Difference, ModelCopy, Restored, Verified};
 use clap::{Args, Subcommand};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::client::{Client, path};
-use super::files::LogFile;
+use super::files::{Files, LogFile};
 use super::log::bar;
 use super::out::{Column, plain, remark};
 use super::{Context, Outcome};
+use crate::clock::Clock;
 use crate::codec;
 
 const COLUMNS: &[Column] = &[
@@ -36,6 +38,20 @@ pub enum Verb {
     List,
     /// Fold read models again, beside the old ones, which go on answering (API), or --offline (files)
     Rebuild(Rebuild),
+    /// Copy the read models, for another process to start from; a service may be running (files)
+    Snapshot {
+        /// A directory that is made, or a file whose name ends in .tar.
+        to: PathBuf,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Put a snapshot into the place of read models that are not there yet (files)
+    Restore {
+        /// What `snapshot` wrote.
+        from: PathBuf,
+        #[command(flatten)]
+        files: Files,
+    },
     /// Fold the log again and compare every row; a service may be running (files)
     Verify {
         #[command(flatten)]
@@ -68,6 +84,8 @@ impl Verb {
             }
             Self::Rebuild(rebuild) if rebuild.offline => rebuild.on_files(context).await,
             Self::Rebuild(rebuild) => rebuild.at_service(context).await,
+            Self::Snapshot { to, files } => snapshot(context, to, &files).await,
+            Self::Restore { from, files } => restore(context, from, &files).await,
             Self::Verify { log } => verify(context, &log).await,
         }
     }
@@ -179,6 +197,76 @@ async fn verify(context: &Context, file: &LogFile) -> anyhow::Result<Outcome> {
         }
     }
     Ok(if report.is_clean() { Outcome::Done } else { Outcome::No })
+}
+
+async fn snapshot(context: &Context, to: PathBuf, files: &Files) -> anyhow::Result<Outcome> {
+    let directory = files.config()?.read_models_dir();
+    let (bar, to_) = (bytes_bar("copying"), to.clone());
+    let made =
+        blocking(bar, move |tell| Ok(read_models::snapshot(&directory, &to_, Clock::system().now(), tell)?))
+            .await?;
+    if context.out.json() {
+        context.out.value(&serde_json::to_value(&made)?)?;
+    } else {
+        for ModelCopy { name, position, bytes, .. } in &made.models {
+            context.out.line(format!("{name}: position {position}, {bytes} bytes"))?;
+        }
+        context.out.line(format!(
+            "a snapshot of {} read models is in {}",
+            made.models.len(),
+            to.display()
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+async fn restore(context: &Context, from: PathBuf, files: &Files) -> anyhow::Result<Outcome> {
+    let config = files.config()?;
+    // As the service would make it: nobody else looks into it.
+    crate::app::private_directory(&config.state_dir)?;
+    let directory = config.read_models_dir();
+    let place = directory.display().to_string();
+    let bar = bytes_bar("restoring");
+    let restored = blocking(bar, move |tell| Ok(read_models::restore(&from, &directory, tell)?)).await?;
+    if context.out.json() {
+        context.out.value(&json!({"directory": place, "models": restored}))?;
+        return Ok(Outcome::Done);
+    }
+    for Restored { name, position, left_out } in &restored {
+        match (position, left_out) {
+            (Some(position), _) => context.out.line(format!("{name}: position {position}"))?,
+            (None, why) => {
+                let why = why.as_deref().unwrap_or("it was left out");
+                context.out.line(plain(&format!("{name}: {why}; it is folded from the beginning")))?;
+            }
+        }
+    }
+    context.out.line(format!("restored into {place}; the next start follows the log from there"))?;
+    Ok(Outcome::Done)
+}
+
+type Tell<'a> = &'a mut (dyn FnMut(read_models::Copying) + Send);
+
+/// Copies off the async threads, under a progress bar.
+async fn blocking<T: Send + 'static>(
+    bar: ProgressBar,
+    copy: impl FnOnce(Tell<'_>) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(move || {
+        let copied = copy(&mut |at| {
+            bar.set_length(at.of);
+            bar.set_position(at.bytes);
+        });
+        bar.finish_and_clear();
+        copied
+    })
+    .await?
+}
+
+fn bytes_bar(what: &'static str) -> ProgressBar {
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style).with_message(what)
 }
 
 /// Hashes of secrets are shown to nobody; that they differ is.

@@ -3,16 +3,16 @@
 # writes STATE_DIR/env to be sourced. Repeated on the same directory it starts what is missing, on the same ports;
 # on other directories it may run at the same time. Interrupted or failed, it stops what it had started.
 #
-# Parts: tap, daliuge, postgres, prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the tests
-# compare with), tools (promtool, amtool, docker-compose, systemd-analyze). Default: tap daliuge.
+# Parts: tap, daliuge, postgres, s3, prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the
+# tests compare with), tools (promtool, amtool, docker-compose, systemd-analyze). Default: tap daliuge.
 #
 # Needs root, or sudo, for Debian packages only: python3-venv python3-dev gcc libc6-dev curl (daliuge),
-# python3-gavo postgresql-15 and two extensions (tap), pgbouncer (postgres), prometheus, docker-compose.
+# python3-gavo postgresql-15 and two extensions (tap), pgbouncer (postgres), python3-venv (s3), prometheus, docker-compose.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
-state=${1:?usage: up.sh STATE_DIR [tap|daliuge|postgres|prometheus[=CONFIG.yml]|python|tools ...]}
+state=${1:?usage: up.sh STATE_DIR [tap|daliuge|postgres|s3|prometheus[=CONFIG.yml]|python|tools ...]}
 shift
 mkdir -p "$state"
 state=$(realpath "$state")
@@ -37,7 +37,7 @@ trap 'undo; exit 143' TERM
 # Chosen once for a state directory, so that a server that is stopped and started again is where it was.
 if [[ ! -s $state/ports ]]; then
     for name in DLG_TM_PORT DLG_DIM_PORT DLG_NM_PORT DLG_EVENTS_PORT DLG_RPC_PORT TAP_PORT TAP_PG_PORT PROMETHEUS_PORT POSTGRES_PORT \
-        POSTGRES_POOL_PORT; do
+        POSTGRES_POOL_PORT S3_PORT S3_ACCOUNT_PORT S3_CONTAINER_PORT S3_OBJECT_PORT; do
         printf 'export %s=%s\n' "$name" "$(reserve_port "$state")"
     done >"$state/ports.new"
     # TAP's servers and PostgreSQL do not run as root, and root's directories may be closed to them.
@@ -63,6 +63,10 @@ export BEAMPIPE_TEST_NM_URL='http://127.0.0.1:$DLG_NM_PORT'
 export BEAMPIPE_TEST_PROMETHEUS_URL='http://127.0.0.1:$PROMETHEUS_PORT'
 export BEAMPIPE_TEST_POSTGRES_URL='postgres://beampipe@127.0.0.1:$POSTGRES_PORT/postgres'
 export BEAMPIPE_TEST_POOLER_URL='postgres://beampipe@127.0.0.1:$POSTGRES_POOL_PORT'
+export BEAMPIPE_TEST_S3_URL='s3://beampipe/tests'
+export BEAMPIPE_TEST_S3_ENDPOINT='http://127.0.0.1:$S3_PORT'
+export BEAMPIPE_TEST_S3_KEY='test:beampipe'
+export BEAMPIPE_TEST_S3_SECRET='beampipe-test'
 export BEAMPIPE_TEST_PYTHON='$python_venv/bin/python'
 ENV
 
@@ -71,6 +75,7 @@ bring() {
     tap) "$here/tap.sh" start ;;
     daliuge) "$here/daliuge.sh" start ;;
     postgres) "$here/postgres.sh" start ;;
+    s3) "$here/s3.sh" start ;;
     prometheus) "$here/prometheus.sh" install ;;
     prometheus=*) "$here/prometheus.sh" start "${1#*=}" ;;
     python)
