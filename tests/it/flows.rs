@@ -1,10 +1,12 @@
 //! Stories against the real parts: the service as a process of its own, a TAP server, a DALiuGE, a Prometheus.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+mod bootstrap;
 mod cluster;
 mod crash;
 mod drill;
 mod footprint;
+mod objects;
 mod operators;
 mod postgres;
 mod recover;

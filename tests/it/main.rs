@@ -4,6 +4,7 @@
 
 mod api;
 mod archives;
+mod artifacts;
 mod backends;
 mod cli;
 mod flows;

@@ -66,7 +66,7 @@ async fn read_models_that_were_deleted_come_back_byte_identical() {
     assert!(said.contains("status") && said.contains("failed") && said.contains("completed"), "{said}");
 }
 
-async fn answers(service: &Service, paths: &[String]) -> Vec<String> {
+pub async fn answers(service: &Service, paths: &[String]) -> Vec<String> {
     let mut answers = Vec::new();
     for path in paths {
         let (status, text) = service.text(path, "application/json").await;
