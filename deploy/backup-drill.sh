@@ -67,7 +67,7 @@ if [[ -z $artifacts ]]; then
     artifacts=$(setting artifacts.url)
     case $artifacts in
     '') artifacts=$state_dir/artifacts ;;
-    file://*) artifacts=${artifacts#file://} ;;
+    file:*) artifacts=${artifacts#file:} && artifacts=${artifacts#//} ;;
     *://*) cannot "artifacts are kept at ${artifacts%%\?*}: copy them with the means of that store and name the copy with --artifacts" ;;
     esac
 fi
