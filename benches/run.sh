@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds what is measured, brings the peer, measures, prints tables.
 #
-#   BENCH_ONLY="log_append replay"  only these suites (log_append replay stream sse http scale growth)
+#   BENCH_ONLY="log_append replay"  only these suites (log_append postgres replay stream sse http scale growth)
 #   BENCH_ARGS="--rounds 2"         further arguments of the driver
 #
 # Made histories (about 6 GB) are kept in .state/bench and made once; results go to .state/bench/results.json.
@@ -39,8 +39,13 @@ cargo build --release --locked --bin beampipe
 cargo build --release --manifest-path benches/Cargo.toml
 
 mkdir -p "$state"
+# A server of its own, with durable commits; stopped by pid whatever happens.
+trap 'tests/realparts/down.sh "$state/realparts" --remove >&2' EXIT
+tests/realparts/up.sh "$state/realparts" postgres >&2
+. "$state/realparts/env"
+
 # shellcheck disable=SC2086 # both are lists of words
 "$CARGO_TARGET_DIR/release/beampipe-bench" --state "$state" --beampipe "$CARGO_TARGET_DIR/release/beampipe" \
-    --umadb "$venv/bin/umadb" ${BENCH_ARGS:-} ${BENCH_ONLY:-} | tee "$state/results.md"
+    --umadb "$venv/bin/umadb" --postgres "$BEAMPIPE_TEST_POSTGRES_URL" ${BENCH_ARGS:-} ${BENCH_ONLY:-} | tee "$state/results.md"
 [[ ${PIPESTATUS[0]} == 0 ]] || exit 1
 say "results: $state/results.json and $state/results.md"

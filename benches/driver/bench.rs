@@ -30,6 +30,8 @@ pub struct Settings {
     pub beampipe: PathBuf,
     /// The peer's program.
     pub umadb: PathBuf,
+    /// The address of a PostgreSQL server, for the suite of that name.
+    pub postgres: String,
     pub rounds: usize,
     /// How long one cell of a round takes.
     pub cell: Duration,
@@ -41,9 +43,9 @@ pub struct Settings {
     pub subscribers: Vec<usize>,
 }
 
-const SUITES: [&str; 7] = ["log_append", "replay", "stream", "sse", "http", "scale", "growth"];
+const SUITES: [&str; 8] = ["log_append", "postgres", "replay", "stream", "sse", "http", "scale", "growth"];
 
-const USAGE: &str = "beampipe-bench --state DIR --beampipe PROGRAM --umadb PROGRAM [--rounds N] [--cell-ms N] \
+const USAGE: &str = "beampipe-bench --state DIR --beampipe PROGRAM --umadb PROGRAM [--postgres URL] [--rounds N] [--cell-ms N] \
                      [--events N] [--executions N] [--subscribers N,N] [SUITE ...]";
 
 fn settings() -> anyhow::Result<(Settings, Vec<String>)> {
@@ -51,6 +53,7 @@ fn settings() -> anyhow::Result<(Settings, Vec<String>)> {
         state: PathBuf::from(".state/bench"),
         beampipe: PathBuf::new(),
         umadb: PathBuf::new(),
+        postgres: String::new(),
         rounds: 5,
         cell: Duration::from_millis(1500),
         events: 1_000_000,
@@ -65,6 +68,7 @@ fn settings() -> anyhow::Result<(Settings, Vec<String>)> {
             "--state" => settings.state = value()?.into(),
             "--beampipe" => settings.beampipe = value()?.into(),
             "--umadb" => settings.umadb = value()?.into(),
+            "--postgres" => settings.postgres = value()?,
             "--rounds" => settings.rounds = value()?.parse()?,
             "--cell-ms" => settings.cell = Duration::from_millis(value()?.parse()?),
             "--events" => settings.events = value()?.parse()?,
@@ -102,6 +106,12 @@ fn machine() -> serde_json::Value {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().collect();
+    if let [_, word, address, milliseconds] = &words[..]
+        && word == suites::postgres::PROCESS
+    {
+        return suites::postgres::process(address, milliseconds).await;
+    }
     let (settings, suites) = settings()?;
     std::fs::create_dir_all(&settings.state)?;
     let machine = machine();
@@ -111,6 +121,7 @@ async fn main() -> anyhow::Result<()> {
         eprintln!("measuring {suite}");
         let report: Report = match suite.as_str() {
             "log_append" => suites::log_append::run(&settings).await,
+            "postgres" => suites::postgres::run(&settings).await,
             "replay" => suites::replay::run(&settings).await,
             "stream" => suites::stream::run(&settings).await,
             "sse" => suites::sse::run(&settings).await,

@@ -25,12 +25,13 @@ const PAYLOAD: usize = 500;
 /// A contender is written to for so long before its clock starts.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Between contenders, for what the last one left behind (a checkpoint, an index).
-const SETTLE: Duration = Duration::from_millis(250);
+pub(super) const SETTLE: Duration = Duration::from_millis(250);
 
-struct Shape {
-    case: &'static str,
-    writers: usize,
-    batch: usize,
+/// How many write at once, and how many events each append has.
+pub(super) struct Shape {
+    pub case: &'static str,
+    pub writers: usize,
+    pub batch: usize,
 }
 
 const SHAPES: [Shape; 5] = [
@@ -42,9 +43,9 @@ const SHAPES: [Shape; 5] = [
 ];
 
 /// One writer's stream, and what it is made of.
-struct Pen {
-    stream: String,
-    head: Option<StreamHead>,
+pub(super) struct Pen {
+    pub stream: String,
+    pub head: Option<StreamHead>,
     tags: Vec<String>,
     payload: Bytes,
     clock: beampipe::clock::Clock,
@@ -70,7 +71,7 @@ impl Pen {
         }
     }
 
-    fn events(&self, count: usize) -> Vec<NewEvent> {
+    pub fn events(&self, count: usize) -> Vec<NewEvent> {
         let event = |_| NewEvent {
             id: self.clock.id(),
             event_type: "execution.submission_recorded".into(),
@@ -96,7 +97,7 @@ impl Pen {
 
 /// Somebody who can be asked to keep events.
 #[async_trait::async_trait]
-trait Contender: Send + Sync {
+pub(super) trait Contender: Send + Sync {
     fn name(&self) -> &'static str;
     /// Appends the pen's next `count` events; they are durable when this returns.
     async fn append(&self, writer: usize, pen: &mut Pen, count: usize) -> anyhow::Result<()>;
@@ -230,7 +231,11 @@ impl Contender for Peer {
 }
 
 /// Writes with all writers for `time`; gives events a second and each append's latency.
-async fn write(who: &Arc<dyn Contender>, shape: &Shape, time: Duration) -> anyhow::Result<(f64, Latencies)> {
+pub(super) async fn write(
+    who: &Arc<dyn Contender>,
+    shape: &Shape,
+    time: Duration,
+) -> anyhow::Result<(f64, Latencies)> {
     let started = Instant::now();
     let (counts, ends) = (started + WARM_UP, started + WARM_UP + time);
     let tasks: Vec<_> = (0..shape.writers)
