@@ -36,12 +36,17 @@ fn projects_profiles_and_sources_are_managed_from_the_command_line() {
     assert_eq!(served.ask(&["source", "add", project, "A", "B"])["total"], 2);
     let imported = served.with_input(&["source", "import", project, "-"], "# more\nC\nD # the last\n");
     assert_eq!(imported.out, "2 sources are registered in wallaby_demo\n", "{imported:?}");
+    // Sources of one request are appended side by side, in any order.
     let names = |list: Value| -> Vec<String> {
-        list.as_array().unwrap().iter().map(|s| s["source_identifier"].as_str().unwrap().to_owned()).collect()
+        let listed = list.as_array().unwrap().iter();
+        let mut names: Vec<String> =
+            listed.map(|s| s["source_identifier"].as_str().unwrap().to_owned()).collect();
+        names.sort_unstable();
+        names
     };
-    assert_eq!(names(served.ask(&["source", "list", "--project", project])), ["D", "C", "B", "A"]);
+    assert_eq!(names(served.ask(&["source", "list", "--project", project])), ["A", "B", "C", "D"]);
     served.ask(&["source", "remove", "wallaby_demo/D"]);
-    assert_eq!(names(served.ask(&["source", "list"])), ["C", "B", "A"]);
+    assert_eq!(names(served.ask(&["source", "list"])), ["A", "B", "C"]);
     assert_eq!(served.ask(&["source", "show", "wallaby_demo/A"])["source_identifier"], "A");
     assert_eq!(served.ask(&["source", "status", "wallaby_demo/A"])["ready_for_execution"], false);
     assert_eq!(served.ask(&["source", "discover", project, "A"])["marked_count"], 1);
