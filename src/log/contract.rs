@@ -39,7 +39,7 @@ macro_rules! log_contract {
         $crate::log_contract!(@clauses $make;
             a_fresh_log_is_empty
             what_was_appended_is_read_back_as_it_was
-            positions_are_dense_and_in_order_of_commit
+            positions_rise_in_order_of_commit
             recorded_at_never_decreases
             each_event_is_chained_to_the_one_before
             an_unmet_expectation_is_a_conflict_that_says_where_the_stream_is
