@@ -13,6 +13,8 @@ use chrono::{DateTime, Utc};
 
 pub mod contract;
 pub mod event;
+#[cfg(feature = "eventstore")]
+pub mod eventstore;
 pub mod filter;
 pub mod hub;
 pub mod leaf;
@@ -25,6 +27,8 @@ pub mod redaction;
 pub mod sqlite;
 pub mod verify;
 
+#[cfg(feature = "eventstore")]
+pub use self::eventstore::{EventStoreLog, EventStoreOptions};
 pub use event::{Hash, NewEvent, Position, Recorded, Revision, category};
 pub use filter::Filter;
 pub use memory::MemoryLog;

@@ -37,14 +37,14 @@ use crate::{
 
 mod checkpoint;
 mod decode;
-mod heads;
-mod index;
-mod lock;
-mod lookup;
+pub(crate) mod heads;
+pub(crate) mod index;
+pub(crate) mod lock;
+pub(crate) mod lookup;
 mod mark;
 mod reader;
 mod runs;
-mod schema;
+pub(crate) mod schema;
 mod verify;
 mod wal;
 mod writer;

@@ -14,13 +14,13 @@ use crate::event::Position;
 const KEEP: usize = 50_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KnownHead {
+pub(crate) struct KnownHead {
     pub head: StreamHead,
     pub position: Position,
 }
 
 #[derive(Debug)]
-pub(super) struct Heads {
+pub(crate) struct Heads {
     known: LruCache<Arc<str>, KnownHead>,
 }
 
@@ -31,11 +31,11 @@ impl Default for Heads {
 }
 
 impl Heads {
-    pub(super) fn get(&mut self, stream: &str) -> Option<KnownHead> {
+    pub(crate) fn get(&mut self, stream: &str) -> Option<KnownHead> {
         self.known.get(stream).copied()
     }
 
-    pub(super) fn set(&mut self, stream: &Arc<str>, head: KnownHead) {
+    pub(crate) fn set(&mut self, stream: &Arc<str>, head: KnownHead) {
         match self.known.get_mut(stream) {
             Some(known) if known.position > head.position => {}
             Some(known) => *known = head,
@@ -46,7 +46,7 @@ impl Heads {
     }
 
     /// Forgets the least recently used that are over the limit and in the index.
-    pub(super) fn trim(&mut self, indexed_through: Position) {
+    pub(crate) fn trim(&mut self, indexed_through: Position) {
         while self.known.len() > KEEP {
             match self.known.peek_lru() {
                 Some((_, head)) if head.position <= indexed_through => {

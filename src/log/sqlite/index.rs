@@ -23,6 +23,8 @@ use super::{Shared, decode, runs};
 /// Raised when `index.sql` changes: an index of another version is built anew.
 const VERSION: i32 = 2;
 const SCHEMA: &str = include_str!("../../../migrations/log-sqlite/index.sql");
+/// The word of every event, in an index of positions that are not dense.
+const EVERY: &str = "a:";
 /// How many events one transaction of the index takes.
 const STEP: usize = 8_192;
 /// How long the index waits for company before it takes few events.
@@ -33,7 +35,7 @@ pub(super) fn path(log: &Path) -> PathBuf {
 }
 
 /// How far an open index goes.
-pub(super) fn through(index: &Connection) -> rusqlite::Result<Head> {
+pub(crate) fn through(index: &Connection) -> rusqlite::Result<Head> {
     index.prepare_cached("SELECT through, hash FROM state")?.query_row([], |row| {
         Ok(Head { position: row.get::<_, i64>(0)? as Position, hash: Hash(row.get(1)?) })
     })
@@ -51,13 +53,14 @@ pub(super) fn word(filter: &Filter) -> Option<String> {
     match filter {
         Filter::Tag(tag) => Some(format!("t:{tag}")),
         Filter::Category(name) => Some(format!("c:{name}")),
-        Filter::All | Filter::Stream(_) | Filter::Correlation(_) => None,
+        Filter::All => Some(EVERY.into()),
+        Filter::Stream(_) | Filter::Correlation(_) => None,
     }
 }
 
 /// Why events cannot be indexed.
 #[derive(Debug)]
-enum Unfit {
+pub(crate) enum Unfit {
     Sqlite(rusqlite::Error),
     /// The event at `position` is not the next one of its stream.
     Revision {
@@ -85,8 +88,10 @@ impl Unfit {
 }
 
 /// The side of the index that writes.
-pub(super) struct Indexer {
+pub(crate) struct Indexer {
     connection: Connection,
+    /// Whether every event gets [`EVERY`] as a word: where positions are not dense, only the index knows the next one.
+    sparse: bool,
     through: Position,
     streams: LruCache<Arc<str>, Stream>,
     words: LruCache<Box<str>, i64>,
@@ -103,20 +108,36 @@ impl Indexer {
                 tracing::warn!(path = %path.display(), %error, "the log's index is unreadable and is built anew")
             }
         }
-        for suffix in ["", "-wal", "-shm"] {
-            match std::fs::remove_file(beside(&path, suffix)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(OpenError::io(&path, error));
-                }
-                _ => {}
-            }
-        }
-        let fail = |error| OpenError::sqlite(&path, error);
-        let connection = connect(&path).map_err(fail)?;
-        connection
-            .execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"))
-            .map_err(fail)?;
+        remove(&path)?;
+        let connection = create(&path, "").map_err(|error| OpenError::sqlite(&path, error))?;
         Ok(Self::over(connection, 0))
+    }
+
+    /// The index at `path` of a log elsewhere whose positions are not dense.
+    /// `None` when there is none that can be read; whether it is of that log is for the caller to find out.
+    pub(crate) fn open_sparse(path: &Path) -> rusqlite::Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let connection = connect(path)?;
+        let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version != VERSION {
+            return Ok(None);
+        }
+        let through = through(&connection)?;
+        Ok(Some(Self { sparse: true, ..Self::over(connection, through.position) }))
+    }
+
+    /// An empty index in the place of whatever is at `path`, with the tables of `more` beside its own.
+    pub(crate) fn create_sparse(path: &Path, more: &str) -> Result<Self, OpenError> {
+        remove(path)?;
+        let connection = create(path, more).map_err(|error| OpenError::sqlite(path, error))?;
+        Ok(Self { sparse: true, ..Self::over(connection, 0) })
+    }
+
+    /// Where the index is kept.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     fn try_open(path: &Path, events: &Connection) -> rusqlite::Result<Option<Self>> {
@@ -144,17 +165,32 @@ impl Indexer {
 
     fn over(connection: Connection, through: Position) -> Self {
         let some = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-        Self { connection, through, streams: LruCache::new(some(20_000)), words: LruCache::new(some(50_000)) }
+        Self {
+            connection,
+            sparse: false,
+            through,
+            streams: LruCache::new(some(20_000)),
+            words: LruCache::new(some(50_000)),
+        }
     }
 
-    pub(super) fn through(&self) -> Position {
+    pub(crate) fn through(&self) -> Position {
         self.through
     }
 
     /// Indexes `events`, which follow what is indexed, in one transaction.
     fn apply(&mut self, events: &[Arc<Recorded>]) -> Result<(), Unfit> {
+        self.apply_with(events, |_| Ok(()))
+    }
+
+    /// As [`Self::apply`], with what `more` does in the same transaction.
+    pub(crate) fn apply_with(
+        &mut self,
+        events: &[Arc<Recorded>],
+        more: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), Unfit> {
         let Some(last) = events.last() else { return Ok(()) };
-        let applied = self.apply_before(last, events);
+        let applied = self.apply_before(last, events, more);
         match &applied {
             Ok(()) => self.through = last.position,
             Err(_) => {
@@ -166,9 +202,15 @@ impl Indexer {
         applied
     }
 
-    fn apply_before(&mut self, last: &Recorded, events: &[Arc<Recorded>]) -> Result<(), Unfit> {
+    fn apply_before(
+        &mut self,
+        last: &Recorded,
+        events: &[Arc<Recorded>],
+        more: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), Unfit> {
         let transaction = self.connection.unchecked_transaction()?;
-        insert(&transaction, &mut self.streams, &mut self.words, events)?;
+        insert(&transaction, &mut self.streams, &mut self.words, events, self.sparse)?;
+        more(&transaction)?;
         transaction
             .prepare_cached("UPDATE state SET through = ?1, hash = ?2")?
             .execute(params![last.position as i64, last.hash.0])?;
@@ -260,6 +302,25 @@ fn wait(signals: &Receiver<()>, time: Duration) -> Result<(), RecvTimeoutError> 
     }
 }
 
+/// Removes an index with what SQLite keeps beside it.
+fn remove(path: &Path) -> Result<(), OpenError> {
+    for suffix in ["", "-wal", "-shm"] {
+        match std::fs::remove_file(beside(path, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(OpenError::io(path, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn create(path: &Path, more: &str) -> rusqlite::Result<Connection> {
+    let connection = connect(path)?;
+    connection.execute_batch(&format!("BEGIN; {SCHEMA} {more} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+    Ok(connection)
+}
+
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -295,6 +356,7 @@ fn insert(
     streams: &mut LruCache<Arc<str>, Stream>,
     words: &mut LruCache<Box<str>, i64>,
     events: &[Arc<Recorded>],
+    sparse: bool,
 ) -> Result<(), Unfit> {
     let mut gathered = Gathered::default();
     let mut text = String::new();
@@ -332,6 +394,9 @@ fn insert(
             Ok(())
         };
         word("c:", category(&event.stream))?;
+        if sparse {
+            word(EVERY, "")?;
+        }
         for tag in &event.tags {
             word("t:", tag)?;
         }

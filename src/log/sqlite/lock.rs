@@ -10,12 +10,12 @@ use super::schema::{OpenError, beside};
 
 /// Held for as long as this process may write.
 #[derive(Debug)]
-pub(super) struct WriterLock {
+pub(crate) struct WriterLock {
     file: File,
 }
 
 impl WriterLock {
-    pub(super) fn take(log: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn take(log: &Path) -> Result<Self, OpenError> {
         let path = beside(log, ".lock");
         let fail = |error| OpenError::io(&path, error);
         let mut file = OpenOptions::new()

@@ -72,7 +72,7 @@ fn stream_id(index: &Connection, stream: &str) -> rusqlite::Result<Option<i64>> 
 }
 
 /// Up to `most` positions `within` that match `filter`.
-pub(super) fn places(
+pub(crate) fn places(
     index: &Connection,
     filter: &Filter,
     within: RangeInclusive<Position>,

@@ -60,7 +60,7 @@ impl From<ReadError> for OpenError {
 }
 
 /// Damage where SQLite says that the file is not what it wrote, else a reason to try again later.
-pub(super) fn read_error(path: &Path, error: &rusqlite::Error) -> ReadError {
+pub(crate) fn read_error(path: &Path, error: &rusqlite::Error) -> ReadError {
     let unreadable = matches!(
         error,
         rusqlite::Error::FromSqlConversionFailure(..)
@@ -76,7 +76,7 @@ pub(super) fn read_error(path: &Path, error: &rusqlite::Error) -> ReadError {
 }
 
 /// `path` with `suffix` after its name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -123,7 +123,7 @@ pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// A connection that only reads.
-pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+pub(crate) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | no_mutex();
     let connection = Connection::open_with_flags(path, flags)?;
     settle(&connection)?;
