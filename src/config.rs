@@ -48,11 +48,15 @@ pub enum Role {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
-    /// `sqlite:<path>`, or `postgres://user@host[:port]/database[?schema=…&sslmode=…&sslrootcert=…]`; empty:
-    /// `events.sqlite` in the state directory.
+    /// `sqlite:<path>`, `postgres://user@host[:port]/database[?schema=…&sslmode=…&sslrootcert=…]`, or
+    /// `esdb://[user@]host[:port][,host[:port]…][?tls=…&tlsCaFile=…]`; empty: `events.sqlite` in the state directory.
     pub url: String,
+    /// The user of an EventStoreDB server, if its address does not name one.
+    pub username: Option<String>,
     /// The password of the log's server.
     pub password: Option<SecretRef>,
+    /// The file of this process's index of an EventStoreDB log. Absent: `log-index.sqlite` in the state directory.
+    pub index: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -326,6 +330,12 @@ impl Config {
             return invalid("log.url", "has a password in it; say with log.password where one is");
         }
         self.check_artifacts()?;
+        if let Place::EventStore { address, .. } = self.log_place() {
+            let named = self.log.username.is_some() || address.contains('@');
+            if named != self.log.password.is_some() {
+                return invalid("log.username, log.password", "go together");
+            }
+        }
         if !matches!(self.telemetry.format.as_str(), "text" | "json") {
             return invalid("telemetry.format", "is text or json");
         }
@@ -337,7 +347,14 @@ impl Config {
         match self.log.url.as_str() {
             "" => Place::Sqlite(self.state_dir.join("events.sqlite")),
             // What `check` has let pass can be read.
-            address => Place::parse(address).unwrap_or_else(|_| Place::Sqlite(address.into())),
+            address => match Place::parse(address) {
+                Ok(Place::EventStore { address, index: None }) => {
+                    let index = || self.state_dir.join("log-index.sqlite");
+                    Place::EventStore { address, index: Some(self.log.index.clone().unwrap_or_else(index)) }
+                }
+                Ok(place) => place,
+                Err(_) => Place::Sqlite(address.into()),
+            },
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which engine keeps the log: an address, and the one place where engines are told apart.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,6 +8,8 @@ use async_trait::async_trait;
 use beampipe_log::ndjson::Restore;
 use beampipe_log::postgres::{PostgresLog, PostgresOptions};
 use beampipe_log::verify::{VerifyProgress, VerifyReport};
+#[cfg(feature = "eventstore")]
+use beampipe_log::{EventStoreLog, EventStoreOptions};
 use beampipe_log::{Log, ReadError, SqliteLog, SqliteOptions};
 
 use secrecy::ExposeSecret as _;
@@ -37,6 +39,17 @@ impl Engine for SqliteLog {
     }
 }
 
+#[cfg(feature = "eventstore")]
+#[async_trait]
+impl Engine for EventStoreLog {
+    async fn check(
+        &self,
+        progress: &mut (dyn FnMut(VerifyProgress) + Send),
+    ) -> Result<VerifyReport, ReadError> {
+        self.verify(progress).await
+    }
+}
+
 #[async_trait]
 impl Engine for PostgresLog {
     async fn check(
@@ -53,10 +66,15 @@ pub enum Place {
     Sqlite(PathBuf),
     /// An address without a password.
     Postgres(String),
+    /// An address without a password, and the file of this process's index; `None` for one that is gone with the process.
+    EventStore {
+        address: String,
+        index: Option<PathBuf>,
+    },
 }
 
 /// The addresses that there are, for messages.
-pub const ADDRESSES: &str = "sqlite:<path>, or postgres://user@host[:port]/database[?schema=…]";
+pub const ADDRESSES: &str = "sqlite:<path>, postgres://user@host[:port]/database[?schema=…], or esdb://[user@]host[:port][,host[:port]…][?tls=…]";
 
 impl Place {
     /// Reads an address; a path alone is an embedded log.
@@ -64,6 +82,11 @@ impl Place {
         match address.split_once(':') {
             Some(("sqlite", path)) => Ok(Self::Sqlite(path.into())),
             Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(address.to_owned())),
+            Some(("esdb" | "esdb+discover" | "kurrentdb" | "kurrentdb+discover", _)) => {
+                #[cfg(feature = "eventstore")]
+                beampipe_log::eventstore::check_address(address).map_err(|error| error.to_string())?;
+                Ok(Self::EventStore { address: address.to_owned(), index: None })
+            }
             Some((scheme, rest)) if rest.starts_with("//") => {
                 Err(format!("{scheme}: is no engine of this release; there are {ADDRESSES}"))
             }
@@ -80,6 +103,7 @@ impl Place {
         match self {
             Self::Sqlite(_) => "sqlite",
             Self::Postgres(_) => "postgres",
+            Self::EventStore { .. } => "eventstore",
         }
     }
 
@@ -94,6 +118,12 @@ impl Place {
                 Arc::new(log.with_context(|| format!("the log {} cannot be opened", path.display()))?)
             }
             Self::Postgres(address) => Arc::new(PostgresLog::open(address, postgres(settings)).await?),
+            Self::EventStore { address, index } => {
+                if let Some(directory) = index.as_deref().and_then(Path::parent) {
+                    std::fs::create_dir_all(directory)?;
+                }
+                eventstore(address, index.clone(), false, settings, clock).await?
+            }
         })
     }
 
@@ -115,6 +145,8 @@ impl Place {
             Self::Postgres(address) => {
                 Arc::new(PostgresLog::open_read_only(address, postgres(settings)).await?)
             }
+            // The index of the configuration is the service's.
+            Self::EventStore { address, .. } => eventstore(address, None, true, settings, clock).await?,
         })
     }
 }
@@ -135,6 +167,38 @@ fn postgres(settings: &config::Log) -> PostgresOptions {
     PostgresOptions { password, ..PostgresOptions::default() }
 }
 
+#[cfg(feature = "eventstore")]
+async fn eventstore(
+    address: &str,
+    index: Option<PathBuf>,
+    read_only: bool,
+    settings: &config::Log,
+    clock: &Clock,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    let password = settings.password.as_ref().map(SecretRef::read).transpose();
+    let password = password.map_err(anyhow::Error::msg).context("log.password cannot be read")?;
+    let now = clock.clone();
+    let options = EventStoreOptions {
+        username: settings.username.clone(),
+        password,
+        index,
+        read_only,
+        ..EventStoreOptions::new(address, Arc::new(move || now.now()))
+    };
+    Ok(Arc::new(EventStoreLog::open(options).await?))
+}
+
+#[cfg(not(feature = "eventstore"))]
+async fn eventstore(
+    _: &str,
+    _: Option<PathBuf>,
+    _: bool,
+    _: &config::Log,
+    _: &Clock,
+) -> anyhow::Result<Arc<dyn Engine>> {
+    anyhow::bail!("this build has no engine esdb: it was made without the feature eventstore")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +209,12 @@ mod tests {
         assert_eq!(Place::parse("/a/b.sqlite").unwrap(), Place::Sqlite("/a/b.sqlite".into()));
         let address = "postgres://beampipe@db/beampipe?schema=survey";
         assert_eq!(Place::parse(address).unwrap(), Place::Postgres(address.into()));
+        let address = "esdb://a:2113,b:2113,c:2113";
+        let place = Place::parse(address).unwrap();
+        assert_eq!(place, Place::EventStore { address: address.into(), index: None });
+        assert!(!place.is_embedded());
+        let error = Place::parse("esdb://admin:canary@a").unwrap_err();
+        assert!(error.contains("log.password") && !error.contains("canary"), "{error}");
         let error = Place::parse("mysql://db").unwrap_err();
         assert!(error.contains("mysql") && error.contains("postgres://"), "{error}");
     }

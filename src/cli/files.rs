@@ -35,7 +35,7 @@ impl Files {
 pub struct LogFile {
     #[command(flatten)]
     pub files: Files,
-    /// The log, instead of the configured one: a file, or postgres://user@host/database (the password is the configured one).
+    /// The log, instead of the configured one: a file, postgres://user@host/database or esdb://host (user and password are the configured ones).
     #[arg(long, value_name = "LOG")]
     pub log: Option<String>,
 }
@@ -57,7 +57,11 @@ impl LogFile {
         let config = self.files.config()?;
         let place = match &self.log {
             Some(address) => Place::parse(address).map_err(anyhow::Error::msg)?,
-            None => config.log_place(),
+            // The index of the configuration is the service's, which may be running.
+            None => match config.log_place() {
+                Place::EventStore { address, .. } => Place::EventStore { address, index: None },
+                place => place,
+            },
         };
         Ok((place, config.log))
     }

@@ -60,10 +60,12 @@ const IN_FLIGHT: usize = 4_096;
 /// How a log is opened.
 #[derive(Clone)]
 pub struct EventStoreOptions {
-    /// `esdb://host:port?…` or `esdb://host:port,host:port?…` (also `kurrentdb://`), without a user.
+    /// `esdb://[user@]host:port?…` or `esdb://[user@]host:port,host:port?…` (also `kurrentdb://`), without a password.
     pub url: String,
-    /// User and password, where the server asks for them.
-    pub credentials: Option<(String, String)>,
+    /// The user, if the address does not name one.
+    pub username: Option<String>,
+    /// Where the server asks for one.
+    pub password: Option<String>,
     /// What the server is to put before the names of all streams, where it keeps several logs. Usually empty.
     pub namespace: String,
     /// The file of this process's index, which no other process uses. Made if it is missing, made anew if it is not of
@@ -81,7 +83,16 @@ impl EventStoreOptions {
     pub fn new(url: impl Into<String>, clock: Clock) -> Self {
         let deadlines = Deadlines::default();
         let (url, namespace) = (url.into(), String::new());
-        Self { url, credentials: None, namespace, index: None, read_only: false, clock, deadlines }
+        Self {
+            url,
+            username: None,
+            password: None,
+            namespace,
+            index: None,
+            read_only: false,
+            clock,
+            deadlines,
+        }
     }
 }
 
@@ -206,8 +217,9 @@ impl EventStoreLog {
     pub async fn open(options: EventStoreOptions) -> Result<Self, OpenError> {
         // The client would install another provider of cryptography than the rest of the process uses.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let place::Place { settings, shown } = place::parse(&options.url)?;
-        let link = Link::new(settings, options.credentials, shown, options.namespace, options.deadlines);
+        let place::Place { settings, shown, user } = place::parse(&options.url)?;
+        let credentials = options.username.or(user).zip(options.password);
+        let link = Link::new(settings, credentials, shown, options.namespace, options.deadlines);
         let (index_path, scratch) = match options.index {
             Some(path) => (path, None),
             None => {

@@ -9,8 +9,8 @@ const SCHEMES: [&str; 4] = ["esdb", "esdb+discover", "kurrentdb", "kurrentdb+dis
 pub enum PlaceError {
     #[error("log.url starts with {found:?}, not with esdb:// or kurrentdb://")]
     Scheme { found: String },
-    #[error("log.url has a user in it: name it in log.username and its password in log.password")]
-    User,
+    #[error("log.url has a password in it: say with log.password where one is")]
+    Password,
     #[error("log.url is no connection string: {0}")]
     Malformed(String),
 }
@@ -19,6 +19,8 @@ pub(super) struct Place {
     pub settings: ClientSettings,
     /// Scheme and hosts.
     pub shown: String,
+    /// The user that the address names.
+    pub user: Option<String>,
 }
 
 /// Reads a connection string. Every call goes to the leader: a follower that is behind would make answers go back in time.
@@ -28,9 +30,12 @@ pub(super) fn parse(url: &str) -> Result<Place, PlaceError> {
         return Err(PlaceError::Scheme { found: scheme.chars().take(20).collect() });
     }
     let (before, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let hosts = before.trim_end_matches('/');
-    if hosts.contains('@') {
-        return Err(PlaceError::User);
+    let (user, hosts) = match before.trim_end_matches('/').rsplit_once('@') {
+        Some((user, hosts)) => (Some(user), hosts),
+        None => (None, before.trim_end_matches('/')),
+    };
+    if user.is_some_and(|user| user.contains(':')) {
+        return Err(PlaceError::Password);
     }
     if hosts.is_empty() || hosts.contains('/') {
         return Err(PlaceError::Malformed("it needs hosts and no path".into()));
@@ -44,11 +49,11 @@ pub(super) fn parse(url: &str) -> Result<Place, PlaceError> {
         .parse()
         .map_err(|error: eventstore::ClientSettingsParseError| PlaceError::Malformed(error.to_string()))?;
     // The client takes any text for a host, and panics later.
-    let odd = |host: &str| url::Host::parse(host).is_err() || host.contains('_') && host.contains(' ');
+    let odd = |host: &str| url::Host::parse(host).is_err();
     if let Some(endpoint) = settings.hosts().iter().find(|endpoint| odd(&endpoint.host)) {
         return Err(PlaceError::Malformed(format!("{:?} is no host", endpoint.host)));
     }
-    Ok(Place { settings, shown })
+    Ok(Place { settings, shown, user: user.map(str::to_owned) })
 }
 
 #[cfg(test)]
@@ -68,7 +73,10 @@ mod tests {
             assert_eq!(place.settings.is_secure_mode_enabled(), secure, "{url}");
             assert_eq!(place.settings.node_preference(), eventstore::NodePreference::Leader);
             assert!(!place.shown.contains('?'));
+            assert_eq!(place.user, None);
         }
+        let named = parse("esdb://admin@a:2111,b:2112?tls=true").unwrap();
+        assert_eq!((named.user.as_deref(), &*named.shown), (Some("admin"), "esdb://a:2111,b:2112"));
     }
 
     #[test]

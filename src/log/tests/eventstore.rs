@@ -422,8 +422,12 @@ async fn credentials_are_shown_and_never_printed() {
     let without = EventStoreOptions { deadlines: SHORT, ..options(&server, &directory) };
     let refused = EventStoreLog::open(without.clone()).await;
     assert!(matches!(refused, Err(OpenError::Read { .. })), "{refused:?}");
-    let credentials = Some(("operator".into(), "hunter2 with: odd/signs".into()));
-    let log = EventStoreLog::open(EventStoreOptions { credentials, ..without }).await.unwrap();
+    let password = Some("hunter2 with: odd/signs".to_owned());
+    let url = server.url().replace("//", "//operator@");
+    let named = EventStoreOptions { url, password: password.clone(), ..without.clone() };
+    EventStoreLog::open(named).await.unwrap().close().await;
+    let username = Some("operator".into());
+    let log = EventStoreLog::open(EventStoreOptions { username, password, ..without }).await.unwrap();
     append_at_end(&log, "s-1", vec![sample("a")]).await;
     assert!(!format!("{log:?}").contains("hunter2"));
 }

@@ -11,28 +11,25 @@ use beampipe_log::{EventStoreLog, EventStoreOptions, Log};
 const VARIABLE: &str = "BEAMPIPE_TEST_EVENTSTORE_URL";
 const HOW: &str = "is not set. These tests need a server of their own to write to; bring one up with
     docker compose --profile eventstore up -d --wait
-and name it as docs/operating.md says, for example
-    BEAMPIPE_TEST_EVENTSTORE_URL='esdb://admin:changeit@localhost:2113?tls=false' make test-esdb";
+and name it, with its password, as docs/operating.md says:
+    BEAMPIPE_TEST_EVENTSTORE_URL='esdb://admin:PASSWORD@eventstore-1:2111,eventstore-2:2112,eventstore-3:2113?tlsCaFile=ca.crt' make test-esdb";
 
-/// The address without its user, and the user.
-fn server() -> (String, Option<(String, String)>) {
+/// The address without its password, and the password.
+fn server() -> (String, Option<String>) {
     #[expect(clippy::disallowed_methods, reason = "how a person tells these tests where the server is")]
     let url = std::env::var(VARIABLE).unwrap_or_else(|_| panic!("{VARIABLE} {HOW}"));
-    let Some((scheme, rest)) = url.split_once("://") else { return (url, None) };
-    match rest.split_once('@') {
-        None => (url, None),
-        Some((user, rest)) => {
-            let (user, password) = user.split_once(':').unwrap_or((user, ""));
-            (format!("{scheme}://{rest}"), Some((user.to_owned(), password.to_owned())))
-        }
-    }
+    let found = url.split_once("://").and_then(|(scheme, rest)| {
+        let (user, rest) = rest.split_once('@')?;
+        let (user, password) = user.split_once(':')?;
+        Some((format!("{scheme}://{user}@{rest}"), Some(password.to_owned())))
+    });
+    found.unwrap_or((url, None))
 }
 
 async fn make() -> (Arc<dyn Log>, ()) {
-    let (url, credentials) = server();
+    let (url, password) = server();
     let namespace = format!("test{}.", random_id().simple());
-    let options =
-        EventStoreOptions { credentials, namespace, ..EventStoreOptions::new(url, ticking_clock()) };
+    let options = EventStoreOptions { password, namespace, ..EventStoreOptions::new(url, ticking_clock()) };
     (Arc::new(EventStoreLog::open(options).await.unwrap()), ())
 }
 
