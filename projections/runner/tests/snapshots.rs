@@ -28,7 +28,9 @@ async fn a_snapshot_that_was_taken_while_rows_are_written_goes_on_as_the_origina
         let (dir, to) = (dir.clone(), home.path().join(name));
         let taken = tokio::task::spawn_blocking(move || take(&dir, &to)).await.unwrap().unwrap();
         assert_eq!(taken.models.len(), names().count(), "{n}: {taken:?}");
-        assert!(taken.models.iter().all(|model| model.position >= 300), "{taken:?}");
+        // A checkpoint that only passed over what changes no row is written now and then.
+        let sources = taken.models.iter().find(|model| model.name == "sources").unwrap();
+        assert!(sources.position >= 300, "{taken:?}");
     }
     appending.await.unwrap();
     assert!(models.wait_for(900, SOON).await);
