@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use beampipe_domain::{Event, INSTALLATION, LogRedacted};
 use beampipe_log::verify::VerifyProgress;
-use beampipe_log::{Log, NewEvent, ndjson};
+use beampipe_log::{Log, NewEvent, copy, ndjson};
 use clap::{Args, Subcommand};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::io::{AsyncWriteExt, BufReader};
 use uuid::Uuid;
 
-use super::files::{LogFile, stdin, stdout};
+use super::files::{Files, LogFile, stdin, stdout};
 use super::{Context, Outcome, out};
 use crate::clock::Clock;
 use crate::codec;
+use crate::engine::{Engine, Place};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -44,8 +45,23 @@ pub enum Verb {
         #[command(flatten)]
         log: LogFile,
     },
+    /// Copy a log to another engine and compare the two; a copy that was broken off goes on (files)
+    Copy(CopyTo),
     /// Remove the data of one event for ever; its proof stays (files)
     Redact(Redact),
+}
+
+#[derive(Debug, Args)]
+pub struct CopyTo {
+    /// The log to copy: a file, or the address of a server (the password is the configured one). It may be in use.
+    from: String,
+    /// Where to: a log that is empty, or a beginning of the other. Nobody else may append to it meanwhile.
+    to: String,
+    /// Copy nothing: only compare them.
+    #[arg(long)]
+    compare: bool,
+    #[command(flatten)]
+    files: Files,
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +80,7 @@ impl Verb {
             Self::Verify { log } => verify(context, &log).await,
             Self::Export { file, log, after } => export(context, &file, &log, after).await,
             Self::Import { file, log } => import(context, &file, &log).await,
+            Self::Copy(copy) => copy.run(context).await,
             Self::Redact(redact) => redact.run(context).await,
         }
     }
@@ -180,6 +197,66 @@ async fn import(context: &Context, file: &Path, log: &LogFile) -> anyhow::Result
         ))?;
     }
     Ok(Outcome::Done)
+}
+
+impl CopyTo {
+    async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        let (config, clock) = (self.files.config()?, Clock::system());
+        let [from, to] =
+            [&self.from, &self.to].map(|address| Place::parse(address).map_err(anyhow::Error::msg));
+        let (from, to) = (from?, to?);
+        anyhow::ensure!(from != to, "a log is copied to another place, not onto itself");
+        let source = from.open_read_only(&config.log, &clock).await.context("the source cannot be opened")?;
+        let target = match self.compare {
+            true => to.open_read_only(&config.log, &clock).await,
+            false => to.open(&config.log, &clock).await,
+        };
+        let target = target.context("the target cannot be opened")?;
+        let compared = self.carry_out(&*source, &*target).await;
+        target.close().await;
+        let (copied, seconds, same) = compared?;
+        if context.out.json() {
+            context.out.value(&json!({
+                "copied": copied, "copy_seconds": seconds, "events": same.events, "digest": same.digest.to_hex(),
+            }))?;
+        } else {
+            let rate = if seconds > 0.0 { (copied as f64 / seconds) as u64 } else { 0 };
+            context.out.line(format!(
+                "{} events copied in {seconds:.1} s ({}/s); {} events are the same on both sides, leaves {}",
+                HumanCount(copied),
+                HumanCount(rate),
+                HumanCount(same.events),
+                same.digest
+            ))?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Copies, unless only a comparison was asked for, then compares; answers how much was copied and in what time.
+    async fn carry_out(
+        &self,
+        source: &dyn Engine,
+        target: &dyn Engine,
+    ) -> anyhow::Result<(u64, f64, copy::Same)> {
+        let of = source.head().position;
+        let (mut copied, began) = (0, std::time::Instant::now());
+        if !self.compare {
+            let bar = bar(of, "copying");
+            let mut progress = |at: copy::Progress| bar.set_position(at.position);
+            let done = copy::copy(source, target, &mut progress).await;
+            bar.finish_and_clear();
+            copied = done
+                .context("the copy ended early; what arrived stays, and the same copy goes on from there")?
+                .events;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let bar = bar(of, "comparing");
+        let mut progress = |at: copy::Progress| bar.set_position(at.position);
+        let same =
+            copy::compare(source, target, &mut progress).await.context("the two logs are not the same")?;
+        bar.finish_and_clear();
+        Ok((copied, seconds, same))
+    }
 }
 
 impl Redact {

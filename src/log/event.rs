@@ -98,6 +98,31 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// The same event in another log, where its position is `position`.
+    pub fn placed_at(&self, position: Position) -> Self {
+        let Self { stream, event_type, actor, tags, data, .. } = self;
+        Self {
+            position,
+            stream: stream.clone(),
+            revision: self.revision,
+            id: self.id,
+            event_type: event_type.clone(),
+            schema_version: self.schema_version,
+            occurred_at: self.occurred_at,
+            recorded_at: self.recorded_at,
+            actor: actor.clone(),
+            correlation_id: self.correlation_id,
+            causation_id: self.causation_id,
+            tags: tags.clone(),
+            data: data.clone(),
+            salt: self.salt,
+            commitment: self.commitment,
+            prev_hash: self.prev_hash,
+            hash: self.hash,
+            rendered: OnceLock::new(),
+        }
+    }
+
     /// Whether its data was removed by a redaction.
     pub fn is_redacted(&self) -> bool {
         self.data.is_none()

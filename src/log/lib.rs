@@ -12,6 +12,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 pub mod contract;
+pub mod copy;
 pub mod event;
 #[cfg(feature = "eventstore")]
 pub mod eventstore;
