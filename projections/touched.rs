@@ -18,7 +18,7 @@ use crate::sql::Column;
 /// A word of a column; those that are known when this is compiled cost no allocation.
 pub(crate) type Word = Cow<'static, str>;
 
-/// A row as it lies in a table, with JSON unread; declared with [`stored!`].
+/// A row as it lies in a table, with JSON unread; declared with `stored!`.
 pub(crate) trait Stored: Sized {
     /// What it is found by.
     type Key: Copy + Eq + Hash;
