@@ -42,8 +42,8 @@ async fn gauge(service: &Service, name: &str) -> Option<f64> {
 }
 
 /// A service that was never started, for a log that is copied into its state directory.
-fn prepared(first: &Service) -> Service {
-    let mut service = Service::new(&[]);
+fn prepared(first: &Service, store: &[(&str, &str)]) -> Service {
+    let mut service = Service::new(store);
     service.key.clone_from(&first.key);
     service
 }
@@ -61,12 +61,14 @@ fn copy_log(from: &Path, to: &Path) {
 
 #[tokio::test]
 async fn a_snapshot_of_a_serving_process_starts_another_and_an_older_log_is_noticed() {
-    let mut first = Service::start(&[]).await;
+    let home = tempfile::tempdir().unwrap();
+    let store = format!("file:{}", home.path().join("artifacts").display());
+    let store = [("BEAMPIPE_ARTIFACTS__URL", store.as_str())];
+    let mut first = Service::start(&store).await;
     first.configure(|yaml| yaml).await;
     first.simulate(10).await;
     first.register(&SOURCES[..2]).await;
     ended(&first, 2).await;
-    let home = tempfile::tempdir().unwrap();
     let (tar, late) = (home.path().join("early.tar"), home.path().join("late"));
     let taken = first.command(&["projections", "snapshot", tar.to_str().unwrap()]);
     assert!(taken.status.success(), "{}", words(&taken));
@@ -85,7 +87,7 @@ async fn a_snapshot_of_a_serving_process_starts_another_and_an_older_log_is_noti
     first.stop().await;
 
     // On a copy of the log, from the early snapshot: what is missing is folded, and the answers are the same.
-    let mut second = prepared(&first);
+    let mut second = prepared(&first, &store);
     copy_log(&first.state_dir(), &second.state_dir());
     let restored = second.command(&["projections", "restore", tar.to_str().unwrap()]);
     assert!(restored.status.success(), "{}", words(&restored));
@@ -102,7 +104,7 @@ async fn a_snapshot_of_a_serving_process_starts_another_and_an_older_log_is_noti
     second.stop().await;
 
     // On a log from an older backup, with the late snapshot: never silently.
-    let mut third = prepared(&first);
+    let mut third = prepared(&first, &store);
     copy_log(&older, &third.state_dir());
     let restored = third.command(&["projections", "restore", late.to_str().unwrap()]);
     assert!(restored.status.success(), "{}", words(&restored));
