@@ -462,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_password_is_a_reference_and_not_in_the_address() {
-        let at = |url: &str| Config { log: Log { url: url.into(), password: None }, ..Config::default() };
+        let at = |url: &str| Config { log: Log { url: url.into(), ..Log::default() }, ..Config::default() };
         for url in ["postgres://u:canary@h/d", "postgres://u@h/d?password=canary"] {
             let refused = at(url).check().unwrap_err().to_string();
             assert!(refused.contains("log.password") && !refused.contains("canary"), "{refused}");

@@ -180,7 +180,7 @@ async fn eventstore(
     let now = clock.clone();
     let options = EventStoreOptions {
         username: settings.username.clone(),
-        password,
+        password: password.map(|secret| secret.expose_secret().to_owned()),
         index,
         read_only,
         ..EventStoreOptions::new(address, Arc::new(move || now.now()))
