@@ -211,7 +211,7 @@ impl Metrics {
             ),
             bootstrap_events: r.gauges(
                 "beampipe_bootstrap_events",
-                "Events that were folded for that: those since the oldest checkpoint, the whole log if there was none.",
+                "Events that were read until all read models had reached the end of the log: those since the oldest checkpoint, or all.",
                 &[],
             ),
             subscriptions_active: r.gauges(
