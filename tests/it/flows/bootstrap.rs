@@ -110,7 +110,9 @@ async fn a_snapshot_of_a_serving_process_starts_another_and_an_older_log_is_noti
     assert!(restored.status.success(), "{}", words(&restored));
     third.start_again(&[]).await;
     let models = third.get("/projections").await;
-    for model in models.as_array().unwrap() {
+    // The others' checkpoints may lie in what both logs have: those models are as the older log says.
+    for name in ["executions", "sources", "jobs"] {
+        let model = models.as_array().unwrap().iter().find(|model| model["name"] == name).unwrap();
         let alarm = model["alarm"].as_str().unwrap_or_default();
         assert!(alarm.contains("is not in the log"), "{model:#}");
     }

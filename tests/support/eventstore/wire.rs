@@ -1,6 +1,7 @@
 //! The protocol as it is generated from the client's proto files.
 
-#![allow(clippy::all, dead_code)]
+// Their comments are theirs.
+#![allow(clippy::all, dead_code, rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
 pub mod google {
     pub mod rpc {
