@@ -94,8 +94,10 @@ async fn a_subscription_across_200_forced_disconnects_delivers_every_event_once_
     let disconnect = async {
         let administrator = scratch.connect().await;
         for _ in 0..DISCONNECTS {
+            let known = writing.head().position;
             end_connections(&administrator, &scratch).await;
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            // Some of them at rest, some of them in the middle of the next append.
+            within(SOON, "appends go on", async || writing.head().position > known).await;
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         writer.await.unwrap();
