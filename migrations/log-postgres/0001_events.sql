@@ -166,7 +166,7 @@ CREATE FUNCTION @schema@.append(
     p_words text[], p_tag_words integer[], p_tag_events integer[], p_redacts bigint,
     OUT outcomes text, OUT positions bigint[], OUT revisions bigint[], OUT hashes bytea[],
     OUT recorded_at bigint, OUT before bigint
-) LANGUAGE plpgsql SECURITY DEFINER SET search_path = @schema@, pg_temp AS $$
+) LANGUAGE plpgsql SECURITY DEFINER SET search_path = @schema@, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_next     bigint;
     v_places   bigint[] := array_fill(NULL::bigint, ARRAY[cardinality(p_owners)]);
@@ -180,11 +180,15 @@ BEGIN
     outcomes := '';
     positions := array_fill(NULL::bigint, ARRAY[cardinality(p_streams)]);
 
-    SELECT array_agg(h.revision ORDER BY s.i), array_agg(h.hash ORDER BY s.i) INTO revisions, hashes
-    FROM unnest(p_streams) WITH ORDINALITY AS s (name, i)
-    LEFT JOIN LATERAL (
-        SELECT e.revision, e.hash FROM events e WHERE e.stream = s.name ORDER BY e.revision DESC LIMIT 1
-    ) h ON true;
+    -- Sorted once, not by each array_agg.
+    SELECT array_agg(h.revision), array_agg(h.hash) INTO revisions, hashes
+    FROM (
+        SELECT l.revision, l.hash FROM unnest(p_streams) WITH ORDINALITY AS s (name, i)
+        LEFT JOIN LATERAL (
+            SELECT e.revision, e.hash FROM events e WHERE e.stream = s.name ORDER BY e.revision DESC LIMIT 1
+        ) l ON true
+        ORDER BY s.i
+    ) h;
 
     -- From here on revisions and hashes say of each append where its stream is once it was decided.
     FOR i IN 1..cardinality(p_streams) LOOP
