@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use beampipe_domain::{Aggregate, Rejection};
 use beampipe_log::{
@@ -113,12 +114,15 @@ pub struct Handle {
     log: Arc<dyn Log>,
     clock: Clock,
     cache: Arc<Cache>,
+    /// How often the log had lost its end when the cache was begun.
+    rewinds: Arc<AtomicU64>,
 }
 
 impl Handle {
     pub fn new(log: Arc<dyn Log>, clock: Clock) -> Self {
         let size = NonZeroUsize::new(CACHED_STREAMS).expect("the size is not zero");
-        Self { log, clock, cache: Arc::new(Mutex::new(LruCache::new(size))) }
+        let rewinds = Arc::new(AtomicU64::new(log.rewinds()));
+        Self { log, clock, cache: Arc::new(Mutex::new(LruCache::new(size))), rewinds }
     }
 
     pub fn log(&self) -> &Arc<dyn Log> {
@@ -228,6 +232,11 @@ impl Handle {
     }
 
     fn cached<A: Aggregate>(&self, stream: &str) -> Option<Loaded<A>> {
+        // A state that was folded from what a failover lost never was: deciding on it would acknowledge what is not there.
+        let rewinds = self.log.rewinds();
+        if self.rewinds.swap(rewinds, Ordering::AcqRel) != rewinds {
+            self.cache.lock().clear();
+        }
         let cached = self.cache.lock().get(stream)?.clone();
         cached.downcast_ref::<Loaded<A>>().cloned()
     }

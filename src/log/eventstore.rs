@@ -388,6 +388,10 @@ impl Log for EventStoreLog {
         }
     }
 
+    fn rewinds(&self) -> u64 {
+        self.shared.hub.rewinds()
+    }
+
     fn health(&self) -> Health {
         let shared = &self.shared;
         Health {

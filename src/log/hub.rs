@@ -138,6 +138,11 @@ impl Hub {
         self.skip_to(head);
     }
 
+    /// How often the log has lost its end.
+    pub fn rewinds(&self) -> u64 {
+        self.rewinds.read().len() as u64
+    }
+
     /// Position and hash of what the ring has, the latest first.
     pub fn recent(&self) -> Vec<Head> {
         let ring = self.ring.read();

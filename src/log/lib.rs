@@ -228,6 +228,12 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     /// Removes salt and data of one event. `record` is the `log.redacted` event that names it; both happen or neither.
     async fn redact(&self, event: uuid::Uuid, record: NewEvent) -> Result<Appended, RedactError>;
 
+    /// How often this log lost its end since it was opened, as after a failover to a standby that had not heard of everything.
+    /// What somebody remembers of before may never have happened.
+    fn rewinds(&self) -> u64 {
+        0
+    }
+
     fn health(&self) -> Health;
 
     /// Says that `who` is alive, with volatile facts. Not durable.

@@ -404,6 +404,10 @@ impl Log for PostgresLog {
         self.shared.hub.head()
     }
 
+    fn rewinds(&self) -> u64 {
+        self.shared.hub.rewinds()
+    }
+
     async fn stream_head(&self, stream: &str) -> Result<Option<StreamHead>, ReadError> {
         let last = self.read_stream(stream, Revision::MAX, Direction::Backward, 1).await?;
         Ok(last.first().map(|last| StreamHead { revision: last.revision, hash: last.hash }))

@@ -70,6 +70,10 @@ impl Log for Measured {
         self.inner.head()
     }
 
+    fn rewinds(&self) -> u64 {
+        self.inner.rewinds()
+    }
+
     async fn stream_head(&self, stream: &str) -> Result<Option<StreamHead>, ReadError> {
         self.inner.stream_head(stream).await
     }

@@ -15,6 +15,7 @@ mod replay;
 mod scrape;
 mod secrets;
 mod service;
+mod standby;
 mod streams;
 mod stuck;
 mod survey;

@@ -206,6 +206,11 @@ impl Stream {
                             return Some(chunk);
                         }
                     }
+                    // Whoever resumes with the last id is answered 410.
+                    Err(error @ ReadError::Rewound { .. }) => {
+                        tracing::error!(%error, "an event stream ends because it had what the log has lost");
+                        return self.end("log-changed", &error.to_string());
+                    }
                     Err(error) => {
                         tracing::error!(%error, "an event stream ends because the log cannot be read");
                         return self.end("log-unavailable", &error.to_string());
