@@ -35,6 +35,8 @@ pub fn point(name: &str) {
         }
         // Every thread of the process stops, as if the machine had been taken away for a while.
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+        // The signal may reach another thread first; this one does nothing more until it is stopped, too.
+        std::thread::sleep(std::time::Duration::from_millis(300));
     }
 }
 
