@@ -94,6 +94,8 @@ pub struct Settings {
     pub queue_age_limit: Duration,
     /// A worker whose heartbeat stood still for longer is stale.
     pub worker_stale_after: Duration,
+    /// A scheduler that was silent for so long is replaced.
+    pub scheduler_lease: Duration,
     /// How often a job is tried before it is a dead letter.
     pub job_max_attempts: u32,
     /// Where the relative graph paths of configurations start, to warn of a graph that is not there.
@@ -116,6 +118,7 @@ impl Default for Settings {
             max_bulk_bytes: 16 * 1024 * 1024,
             queue_age_limit: Duration::from_secs(300),
             worker_stale_after: Duration::from_secs(30),
+            scheduler_lease: Duration::from_secs(10),
             job_max_attempts: 5,
             graph_dir: ".".into(),
         }

@@ -153,6 +153,7 @@ fn api_settings(config: &Config) -> Settings {
         max_body_bytes: config.http.max_body_bytes,
         queue_age_limit: Duration::from_secs(config.work.queue_age_limit_seconds),
         worker_stale_after: Duration::from_secs(config.work.lease_seconds),
+        scheduler_lease: Duration::from_secs(config.work.scheduler_lease_seconds),
         job_max_attempts: config.work.max_attempts,
         graph_dir: config.work.graph_dir.clone(),
         ..Settings::default()

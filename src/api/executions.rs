@@ -5,6 +5,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
+use beampipe_domain::admission::has_room;
 use beampipe_domain::execution::Execution;
 use beampipe_domain::job::Kind;
 use beampipe_projections::executions as rows;
@@ -93,7 +94,7 @@ fn no_room(models: &Models, row: &rows::Execution) -> Result<Option<String>, Rea
         return Ok(None);
     };
     let ahead = executions.ahead_in_line(row.profile_id, place.executing_position, MOST_COUNTED)?;
-    Ok((ahead >= u64::from(most)).then(|| {
+    Ok((!has_room(Some(most), ahead)).then(|| {
         let profile = profile.spec.name;
         let ahead = if ahead < MOST_COUNTED { ahead.to_string() } else { format!("at least {ahead}") };
         format!("room on deployment profile {profile}: at most {most} at once, and {ahead} asked for before it have not ended")

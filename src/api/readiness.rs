@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use beampipe_domain::lease::SCHEDULER;
 use beampipe_log::{Beat, Health};
 use beampipe_projections::{ProjectionStatus, State};
 use chrono::{DateTime, Utc};
@@ -26,10 +27,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const AT_START: Duration = Duration::from_millis(25);
 /// A read model that is further behind makes the answer `degraded`.
 const LAG_LIMIT_SECONDS: f64 = 30.0;
-/// A scheduler that was silent for longer should have been replaced.
-const SCHEDULER_SILENT: Duration = Duration::from_secs(15);
-/// The role that one process plays at a time.
-const SCHEDULER: &str = "scheduler";
+/// How long after its lease has run out a silent scheduler should have been replaced.
+const SCHEDULER_GRACE: Duration = Duration::from_secs(5);
 /// Beats of processes that were not heard of for so long are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
@@ -278,7 +277,8 @@ impl Api {
             (Some(lease), None) => (now - lease.taken_at).to_std().unwrap_or_default(),
             (None, None) => Duration::ZERO,
         };
-        checks.push(scheduler(lease.map(|lease| lease.holder.as_str()), silent));
+        let patience = self.settings.scheduler_lease + SCHEDULER_GRACE;
+        checks.push(scheduler(lease.map(|lease| lease.holder.as_str()), silent, patience));
         for (part, why) in self.readiness.faults.lock().iter() {
             checks.push(Check { name: (*part).to_owned(), status: "error", reason: Some(why.clone()) });
         }
@@ -390,10 +390,10 @@ fn projections(all: &[ProjectionStatus], caught_up: bool) -> Check {
     Check { name, status: if reason.is_none() { "ok" } else { "degraded" }, reason }
 }
 
-fn scheduler(acting: Option<&str>, silent: Duration) -> Check {
+fn scheduler(acting: Option<&str>, silent: Duration, patience: Duration) -> Check {
     let reason = match acting {
         None => Some("no process acts as scheduler: nothing is discovered or admitted by itself".to_owned()),
-        Some(holder) if silent > SCHEDULER_SILENT => {
+        Some(holder) if silent > patience => {
             Some(format!("the acting {holder} has been silent for {} s", silent.as_secs()))
         }
         Some(_) => None,

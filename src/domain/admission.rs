@@ -101,6 +101,12 @@ pub fn decide(limits: &Limits, counts: Counts, candidates: &[Candidate]) -> Deci
     }
 }
 
+/// Whether an execution goes on, when `ahead` that were asked for before it on its profile have not ended and `most` run
+/// there at once. The log orders them, so all who ask agree.
+pub fn has_room(most: Option<u32>, ahead: u64) -> bool {
+    most.is_none_or(|most| ahead < u64::from(most))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -139,6 +145,12 @@ mod tests {
         assert_eq!(decide(&limits, Counts::default(), &candidates(2)).skip, Some(Skip::ThresholdNotMet));
         let limits = Limits { max_wait_seconds: Some(10), ..limits };
         assert_eq!(decide(&limits, Counts::default(), &candidates(2)).executions.len(), 2);
+    }
+
+    #[test]
+    fn of_a_line_as_many_go_on_as_there_is_room_for() {
+        let going = |most| (0..5).filter(|ahead| has_room(most, *ahead)).count();
+        assert_eq!([Some(0), Some(1), Some(3), None].map(going), [0, 1, 3, 5]);
     }
 
     proptest! {

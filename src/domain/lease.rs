@@ -12,6 +12,9 @@ use uuid::Uuid;
 
 use crate::{Aggregate, INSTALLATION, Rejection};
 
+/// The role of whoever says what is to be done.
+pub const SCHEDULER: &str = "scheduler";
+
 payload! {
     /// `lease.taken`
     pub struct Taken {

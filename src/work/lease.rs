@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use beampipe_domain::lease::{Command, Lease, Taken};
+use beampipe_domain::lease::{Command, Lease, SCHEDULER, Taken};
 use beampipe_log::Position;
 use serde_json::json;
 use tokio::sync::watch;
@@ -18,8 +18,6 @@ use uuid::Uuid;
 
 use super::Shop;
 use crate::handle::{Context, HandleError};
-
-pub const SCHEDULER: &str = "scheduler";
 
 /// How often the lease is looked at, and how often its holder beats.
 const EVERY: Duration = Duration::from_secs(1);

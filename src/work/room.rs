@@ -6,6 +6,7 @@
 //! read up to an execution's own place has seen everyone before it, so all workers agree, and one that lags behind only
 //! waits longer. A job without room is not claimed, so that waiting costs no event.
 
+use beampipe_domain::admission::has_room;
 use beampipe_domain::profile::Profile;
 use uuid::Uuid;
 
@@ -52,7 +53,7 @@ pub async fn of(shop: &Shop, execution: Uuid) -> Result<Room, JobError> {
     let ahead = executions
         .ahead_in_line(place.profile_id, place.executing_position, u64::from(most))
         .map_err(unread)?;
-    if ahead < u64::from(most) {
+    if has_room(Some(most), ahead) {
         return Ok(Room::Free);
     }
     Ok(Room::Full { profile: facts.spec.name, most })
