@@ -55,13 +55,15 @@ pub async fn metrics(State(api): State<Api>) -> Response {
 fn observe(api: &Api) {
     let log = api.handle.log();
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let engine = log.health().engine;
+    let beampipe_log::Health { engine, dense, .. } = log.health();
     api.metrics.log_head_position.with_label_values(&[engine]).set(signed(log.head().position));
     for one in api.models.status() {
         let label = [one.name];
         api.metrics.projection_position.with_label_values(&label).set(signed(one.position));
         api.metrics.projection_lag_seconds.with_label_values(&label).set(one.lag_seconds);
-        api.metrics.projection_lag_events.with_label_values(&label).set(signed(one.lag_events));
+        if dense {
+            api.metrics.projection_lag_events.with_label_values(&label).set(signed(one.lag_events));
+        }
     }
     if let Some(bootstrap) = api.models.bootstrap() {
         api.metrics.bootstrap_seconds.with_label_values(&[] as &[&str]).set(bootstrap.took.as_secs_f64());

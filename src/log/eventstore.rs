@@ -395,6 +395,7 @@ impl Log for EventStoreLog {
     fn health(&self) -> Health {
         let shared = &self.shared;
         Health {
+            dense: false,
             append_refused: shared.refusal(),
             damage: shared.damage.lock().clone(),
             engine: "eventstore",

@@ -169,6 +169,8 @@ pub struct Health {
     /// Damage that was found, with its place.
     pub damage: Option<String>,
     pub engine: &'static str,
+    /// Whether positions count events: only then is their difference a number of events.
+    pub dense: bool,
     /// Appends waiting in the writer's queue.
     pub queued_appends: usize,
 }

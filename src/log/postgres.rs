@@ -430,6 +430,7 @@ impl Log for PostgresLog {
             Some(_) => self.closed.load(Ordering::Acquire).then(|| CLOSED.to_owned()),
         };
         Health {
+            dense: true,
             append_refused: self.shared.append_refusal().or(refused).or_else(|| self.shared.last_trouble()),
             damage: self.shared.damage.lock().clone(),
             engine: "postgres",

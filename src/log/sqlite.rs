@@ -510,6 +510,7 @@ impl Log for SqliteLog {
             Some(_) => closed(),
         };
         Health {
+            dense: true,
             append_refused: self.shared.append_refusal().or(refused),
             damage: self.shared.damage.lock().clone(),
             engine: "sqlite",
