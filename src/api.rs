@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use beampipe_log::Position;
@@ -43,6 +43,8 @@ pub mod idempotency;
 pub mod jobs;
 // What every request goes through.
 pub mod layers;
+// The rest of a body that nobody read.
+mod linger;
 // Names of actors.
 pub mod names;
 // Problems.
@@ -259,6 +261,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(layers::method_not_allowed)
         .fallback(layers::unknown_route)
         .layer(CatchPanicLayer::custom(layers::panicked))
+        .layer(from_fn(linger::rest))
         .layer(from_fn_with_state(api.clone(), layers::count))
         .layer(from_fn_with_state(api.clone(), layers::identify))
         .with_state(api)
