@@ -41,6 +41,8 @@ pub mod health;
 pub mod idempotency;
 // The queue.
 pub mod jobs;
+// What the log knows, and of when an answer is.
+mod known;
 // What every request goes through.
 pub mod layers;
 // The rest of a body that nobody read.

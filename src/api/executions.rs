@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::extract::{Id, Params};
+use super::known;
 use super::problem::Problem;
 use super::route::{Access, Route};
 use super::shape::execution::{self as shape, Beside};
@@ -134,21 +135,20 @@ impl Api {
 
     /// The row of an execution that the log knows, and what is beside it.
     async fn execution_row(&self, execution: Uuid) -> Result<(rows::Execution, Beside), Problem> {
-        let loaded = self.handle.load::<Execution>(&execution.to_string()).await?;
-        if loaded.head.is_none() {
-            return Err(unknown(execution));
+        let loaded = self.known::<Execution>(&execution.to_string()).await?;
+        if let Some(loaded) = &loaded {
+            if loaded.head.is_none() {
+                return Err(unknown(execution));
+            }
+            self.settle(loaded.position).await;
         }
-        self.settle(loaded.position).await;
         let found = self
             .read(move |models| match models.executions().get(execution)? {
                 Some(row) => Ok(Some((beside(models, &row)?, row))),
                 None => Ok(None),
             })
             .await?;
-        let Some((beside, row)) = found else {
-            let detail = format!("execution {execution} is known, its read model is not there yet");
-            return Err(Problem::new("read-model-behind", detail).retry_after(1));
-        };
+        let (beside, row) = known::row(found, loaded.is_some(), &format!("execution {execution}"))?;
         let beside = self.complete(&row, beside).await?;
         Ok((row, beside))
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::Api;
 use super::authenticate::Caller;
 use super::extract::{Body, Id, Params};
+use super::known;
 use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 use super::sources::{goes_on, next_link, window};
@@ -87,16 +88,15 @@ async fn list(
 
 impl Api {
     async fn shown_job(&self, job: Uuid) -> Result<Value, Problem> {
-        let loaded = self.handle.load::<Job>(&job.to_string()).await?;
-        if loaded.head.is_none() {
-            return Err(Problem::new("job-unknown", format!("there is no job {job}")));
+        let loaded = self.known::<Job>(&job.to_string()).await?;
+        if let Some(loaded) = &loaded {
+            if loaded.head.is_none() {
+                return Err(Problem::new("job-unknown", format!("there is no job {job}")));
+            }
+            self.settle(loaded.position).await;
         }
-        self.settle(loaded.position).await;
         let row = self.read(move |models| models.jobs().get(job)).await?;
-        row.map(|row| shape(self, &row)).ok_or_else(|| {
-            Problem::new("read-model-behind", "the job is known, its read model is not there yet")
-                .retry_after(1)
-        })
+        Ok(shape(self, &known::row(row, loaded.is_some(), &format!("job {job}"))?))
     }
 }
 

@@ -14,6 +14,7 @@ use super::authenticate::Caller;
 use super::events::page::POSITION;
 use super::extract::Params;
 use super::idempotency::Key;
+use super::known;
 use super::problem::Problem;
 use super::route::{Access, label};
 
@@ -127,10 +128,11 @@ impl Guard {
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
         wait_for_position(&api, &query).await?;
-        let position = api.models.position();
+        let (position, now, age) = (api.models.position(), api.clock().now(), api.age());
         let mut response = next.run(request).await;
         if access != Access::Metrics && response.status().is_success() {
             response.headers_mut().entry(POSITION).or_insert(HeaderValue::from(position));
+            known::say(response.headers_mut(), now, age);
         }
         Ok(response)
     }

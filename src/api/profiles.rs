@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Api;
 use super::authenticate::Caller;
 use super::extract::{Body, Id, Params};
+use super::known;
 use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 use crate::handle::HandleError;
@@ -73,16 +74,19 @@ async fn list(State(api): State<Api>, mut params: Params) -> Result<Json<Vec<Val
 
 impl Api {
     async fn profile_row(&self, profile: Uuid) -> Result<rows::Profile, Problem> {
-        let loaded = self.handle.load::<Profile>(&profile.to_string()).await?;
-        if !matches!(loaded.state, Profile::Active(_)) {
+        let loaded = self.known::<Profile>(&profile.to_string()).await?;
+        if let Some(loaded) = &loaded {
+            if !matches!(loaded.state, Profile::Active(_)) {
+                return Err(unknown(profile));
+            }
+            self.settle(loaded.position).await;
+        }
+        let row = self.read(move |models| models.projects().profile(profile)).await?;
+        let row = known::row(row, loaded.is_some(), &format!("deployment profile {profile}"))?;
+        if loaded.is_none() && row.removed {
             return Err(unknown(profile));
         }
-        self.settle(loaded.position).await;
-        let row = self.read(move |models| models.projects().profile(profile)).await?;
-        row.ok_or_else(|| {
-            Problem::new("read-model-behind", "the profile is known, its read model is not there yet")
-                .retry_after(1)
-        })
+        Ok(row)
     }
 }
 

@@ -23,6 +23,8 @@ use super::Api;
 
 /// How often the answer is made anew.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long the beats are waited for.
+const BEATS_PATIENCE: Duration = Duration::from_millis(300);
 /// And how often until it is good for the first time.
 const AT_START: Duration = Duration::from_millis(25);
 /// A read model that is further behind makes the answer `degraded`.
@@ -204,8 +206,10 @@ impl Api {
 
     /// Looks, and makes the answer anew.
     pub async fn refresh_readiness(&self) {
-        let beats = self.handle.log().beats().await;
-        self.readiness.listen(beats, self.settings.worker_stale_after);
+        // That the log is away is to be said at once: what it would say of beats is not waited for.
+        if let Ok(beats) = tokio::time::timeout(BEATS_PATIENCE, self.handle.log().beats()).await {
+            self.readiness.listen(beats, self.settings.worker_stale_after);
+        }
         let gathered = self
             .read(|models| {
                 let workers = models.workers().list(false, 10_000)?;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::Api;
 use super::authenticate::Caller;
 use super::extract::{Body, Id, Params, nullable};
+use super::known;
 use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 use super::shape;
@@ -163,24 +164,24 @@ impl Api {
 
     /// The row of a source that the log knows. One that was removed is shown only if `removed` is.
     async fn source_row(&self, source: Uuid, removed: bool) -> Result<rows::Source, Problem> {
-        let loaded = self.handle.load::<Source>(&source.to_string()).await?;
-        match &loaded.state {
-            Source::Absent => return Err(unknown(source)),
-            Source::Removed(_) if !removed => {
-                let detail = format!("source {source} was removed; its events stay readable");
-                return Err(Problem::new("source-not-registered", detail));
+        let loaded = self.known::<Source>(&source.to_string()).await?;
+        if let Some(loaded) = &loaded {
+            if loaded.state == Source::Absent {
+                return Err(unknown(source));
             }
-            Source::Registered(_) | Source::Removed(_) => {}
+            self.settle(loaded.position).await;
         }
-        self.settle(loaded.position).await;
         let row = self.read(move |models| models.sources().get(source)).await?;
-        row.ok_or_else(|| {
-            Problem::new(
-                "read-model-behind",
-                format!("source {source} is known, its read model is not there yet"),
-            )
-            .retry_after(1)
-        })
+        let row = known::row(row, loaded.is_some(), &format!("source {source}"))?;
+        let gone = match &loaded {
+            Some(loaded) => matches!(loaded.state, Source::Removed(_)),
+            None => row.phase == "removed",
+        };
+        if gone && !removed {
+            let detail = format!("source {source} was removed; its events stay readable");
+            return Err(Problem::new("source-not-registered", detail));
+        }
+        Ok(row)
     }
 }
 

@@ -13,6 +13,7 @@ mod leases;
 use super::Api;
 use super::authenticate::Caller;
 use super::extract::{Body, Name, Params};
+use super::known;
 use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 
@@ -80,12 +81,14 @@ async fn list(State(api): State<Api>, mut params: Params) -> Result<Json<Vec<Val
 
 impl Api {
     async fn shown_worker(&self, worker: &str) -> Result<Value, Problem> {
-        let loaded = self.handle.load::<Worker>(worker).await?;
-        if loaded.head.is_none() {
-            let shown: String = worker.chars().take(60).collect();
-            return Err(Problem::new("worker-unknown", format!("there is no worker {shown:?}")));
+        let loaded = self.known::<Worker>(worker).await?;
+        let shown: String = worker.chars().take(60).collect();
+        if let Some(loaded) = &loaded {
+            if loaded.head.is_none() {
+                return Err(Problem::new("worker-unknown", format!("there is no worker {shown:?}")));
+            }
+            self.settle(loaded.position).await;
         }
-        self.settle(loaded.position).await;
         let name = worker.to_owned();
         let found = self
             .read(move |models| match models.workers().get(&name)? {
@@ -93,10 +96,8 @@ impl Api {
                 None => Ok(None),
             })
             .await?;
-        found.map(|(leases, row)| shape(self, &row, leases, self.clock().now())).ok_or_else(|| {
-            Problem::new("read-model-behind", "the worker is known, its read model is not there yet")
-                .retry_after(1)
-        })
+        let (leases, row) = known::row(found, loaded.is_some(), &format!("worker {shown:?}"))?;
+        Ok(shape(self, &row, leases, self.clock().now()))
     }
 }
 

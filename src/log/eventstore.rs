@@ -142,6 +142,8 @@ struct Shared {
     moved: watch::Sender<Position>,
     /// Why the server is taken to be away; the reader takes it back.
     away: Mutex<Option<String>>,
+    /// When the reader last reached the end of the log.
+    heard: Mutex<std::time::Instant>,
     /// What was found to be wrong with the log; never taken back.
     damage: Mutex<Option<String>>,
     /// Set while the log is read anew after it lost its end.
@@ -261,6 +263,7 @@ impl EventStoreLog {
             bell: Notify::new(),
             moved: watch::channel(head.position).0,
             away: Mutex::default(),
+            heard: Mutex::new(std::time::Instant::now()),
             damage: Mutex::default(),
             anew: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -400,6 +403,7 @@ impl Log for EventStoreLog {
             damage: shared.damage.lock().clone(),
             engine: "eventstore",
             queued_appends: IN_FLIGHT.saturating_sub(shared.in_flight.available_permits()),
+            silent_for: shared.heard.lock().elapsed(),
         }
     }
 

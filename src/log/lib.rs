@@ -173,6 +173,9 @@ pub struct Health {
     pub dense: bool,
     /// Appends waiting in the writer's queue.
     pub queued_appends: usize,
+    /// For how long this process has not heard where the log ends: what it has read of it may be that old. Zero where the
+    /// log is in this process.
+    pub silent_for: std::time::Duration,
 }
 
 /// A volatile fact about a process: not an event, not kept.

@@ -308,6 +308,7 @@ impl Log for MemoryLog {
     fn health(&self) -> Health {
         let closed = self.0.state.read().closed.then(|| "the log is closed".to_owned());
         Health {
+            silent_for: std::time::Duration::ZERO,
             dense: true,
             append_refused: closed.or_else(|| self.0.faults.refused.lock().clone()),
             damage: None,

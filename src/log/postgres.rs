@@ -90,6 +90,8 @@ struct Shared {
     readers: Readers,
     /// Why the server cannot be reached.
     away: watch::Sender<Option<Arc<str>>>,
+    /// When the tail last knew the end of the log.
+    heard: Mutex<Instant>,
     /// What the server said to the last append, unless it took it.
     trouble: Mutex<Option<(Instant, String)>>,
     /// What was found to be damaged; never taken back.
@@ -256,6 +258,7 @@ impl PostgresLog {
             showing: tokio::sync::Mutex::default(),
             readers: Readers::default(),
             away: watch::Sender::new(None),
+            heard: Mutex::new(Instant::now()),
             trouble: Mutex::default(),
             damage: Mutex::default(),
             closing: watch::Sender::new(false),
@@ -435,6 +438,7 @@ impl Log for PostgresLog {
             damage: self.shared.damage.lock().clone(),
             engine: "postgres",
             queued_appends: self.shared.queued.load(Ordering::Relaxed),
+            silent_for: self.shared.heard.lock().elapsed(),
         }
     }
 

@@ -510,6 +510,7 @@ impl Log for SqliteLog {
             Some(_) => closed(),
         };
         Health {
+            silent_for: std::time::Duration::ZERO,
             dense: true,
             append_refused: self.shared.append_refusal().or(refused),
             damage: self.shared.damage.lock().clone(),

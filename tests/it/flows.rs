@@ -4,6 +4,7 @@
 mod bootstrap;
 mod cluster;
 mod crash;
+mod cut;
 mod drill;
 mod footprint;
 mod objects;

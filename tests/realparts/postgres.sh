@@ -26,7 +26,7 @@ fi
 case ${1:-} in
 install | start)
     no_cluster_of_debians_own
-    apt_install postgresql-15 pgbouncer
+    apt_install postgresql-15 pgbouncer iproute2
     make_server_user "$user"
     ;;&
 start)

@@ -7,7 +7,7 @@
 # tests compare with), tools (promtool, amtool, docker-compose, systemd-analyze). Default: tap daliuge.
 #
 # Needs root, or sudo, for Debian packages only: python3-venv python3-dev gcc libc6-dev curl (daliuge),
-# python3-gavo postgresql-15 and two extensions (tap), pgbouncer (postgres), python3-venv (s3), prometheus, docker-compose.
+# python3-gavo postgresql-15 and two extensions (tap), pgbouncer iproute2 (postgres), python3-venv (s3), prometheus, docker-compose.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

@@ -99,6 +99,7 @@ impl Reader {
                 Ok(read) => {
                     if read == 0 {
                         self.end_anew();
+                        *self.shared.heard.lock() = Instant::now();
                     }
                     failing = None;
                     if self.anew.is_none() {

@@ -20,7 +20,7 @@ use super::session::{ANSWER, Bell, Look, Session, Trouble, told};
 /// How often the end of the log is looked at without being told.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long that may take before the server counts as away.
-const PATIENCE: Duration = Duration::from_millis(2500);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The first and the longest wait before another attempt to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -99,7 +99,7 @@ async fn follow(shared: &Arc<Shared>, session: &Session, bell: &Bell, pause: &mu
                 look = true;
                 continue;
             }
-            Ok(true) => {}
+            Ok(true) => *shared.heard.lock() = Instant::now(),
         }
         look = tokio::time::timeout(EVERY, bell.rung.notified()).await.is_err();
         if session.client.is_closed() {

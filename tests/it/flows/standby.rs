@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -67,8 +69,16 @@ async fn register(service: &Service, name: &str) -> bool {
 }
 
 async fn names(service: &Service) -> BTreeSet<String> {
-    let page = service.get(&format!("/sources?project_module={PROJECT}&limit=1000")).await;
-    page.as_array().unwrap().iter().map(|s| s["source_identifier"].as_str().unwrap().to_owned()).collect()
+    let mut names = BTreeSet::new();
+    loop {
+        let path = format!("/sources?project_module={PROJECT}&limit=1000&offset={}", names.len());
+        let page = service.get(&path).await;
+        let page = page.as_array().unwrap();
+        names.extend(page.iter().map(|s| s["source_identifier"].as_str().unwrap().to_owned()));
+        if page.len() < 1000 {
+            return names;
+        }
+    }
 }
 
 /// Waits until a source can be registered again; answers in what time, from `begun` on.
@@ -90,16 +100,19 @@ fn quiet(yaml: String) -> String {
 
 #[tokio::test]
 async fn with_synchronous_replication_a_failover_loses_nothing_that_was_acknowledged() {
-    let pair = Pair::start("sync");
+    let pair = Arc::new(Pair::start("sync"));
     let service = Service::start(&[("BEAMPIPE_LOG__URL", &pair.url())]).await;
     service.configure(quiet).await;
     let mut acknowledged = BTreeSet::new();
+    let killed = AtomicBool::new(false);
+    // Under load until the primary is away: what is answered at that very moment counts, too.
     let writing = async {
-        for n in 0..4000 {
-            let name = format!("BEFORE{n}");
+        for n in 0.. {
+            let (name, last) = (format!("BEFORE{n}"), killed.load(Relaxed));
             if register(&service, &name).await {
                 acknowledged.insert(name);
-            } else {
+            }
+            if last {
                 break;
             }
         }
@@ -107,8 +120,11 @@ async fn with_synchronous_replication_a_failover_loses_nothing_that_was_acknowle
     let killing = async {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let begun = Instant::now();
-        pair.call(&["kill-primary"]);
-        pair.call(&["promote"]);
+        for verb in ["kill-primary", "promote"] {
+            let pair = Arc::clone(&pair);
+            tokio::task::spawn_blocking(move || pair.call(&[verb])).await.unwrap();
+            killed.store(true, Relaxed);
+        }
         begun
     };
     let ((), begun) = tokio::join!(writing, killing);
