@@ -4,6 +4,7 @@
     log_vectors.py                       checks docs/log-vectors.json
     log_vectors.py vectors FILE          checks these vectors
     log_vectors.py export FILE|-         checks an NDJSON export: every leaf, every chain, every position
+    log_vectors.py sparse FILE|-         the same of an engine whose positions only rise (EventStoreDB)
 
 Needs nothing but Python 3.9. Exits 0 when all is well; says every fault otherwise.
 """
@@ -110,7 +111,7 @@ def check_vectors(path):
     return faults
 
 
-def check_export(lines):
+def check_export(lines, sparse):
     heads, gone, redacted = {}, {}, set()
     faults = events = 0
     position, recorded_at, head = None, None, "-"
@@ -119,7 +120,10 @@ def check_export(lines):
         try:
             event = json.loads(line)
             found.extend(faults_of(event))
-            if position is not None and event["position"] != position + 1:
+            if position is not None and sparse:
+                if event["position"] <= position:
+                    found.append(f"position {event['position']} does not follow {position}")
+            elif position is not None and event["position"] != position + 1:
                 found.append(f"position {position + 1} is missing")
             position = event["position"]
             recorded = micros(event["recorded_at"])
@@ -128,7 +132,7 @@ def check_export(lines):
             recorded_at = recorded
             before = heads.get(event["stream"])
             # An export may start in the middle: then the first event of a stream is taken as it is.
-            if before is None and position == events + 1:
+            if before is None and not sparse and position == events + 1:
                 before = (-1, None)
             if before is not None and (event["revision"], event["prev_hash"]) != (before[0] + 1, before[1]):
                 found.append(f"it does not follow revision {before[0]} of {event['stream']}")
@@ -158,11 +162,12 @@ def main(arguments):
         return check_vectors(pathlib.Path(__file__).resolve().parent.parent / "docs" / "log-vectors.json")
     if len(arguments) == 2 and arguments[0] == "vectors":
         return check_vectors(arguments[1])
-    if len(arguments) == 2 and arguments[0] == "export":
+    if len(arguments) == 2 and arguments[0] in ("export", "sparse"):
+        sparse = arguments[0] == "sparse"
         if arguments[1] == "-":
-            return check_export(sys.stdin)
+            return check_export(sys.stdin, sparse)
         with open(arguments[1], encoding="utf-8") as lines:
-            return check_export(lines)
+            return check_export(lines, sparse)
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -249,8 +249,7 @@ pub async fn import<L: Log + Restore + ?Sized>(
         }
         let Some(parsed) = ahead.pop_front() else { return Ok(done) };
         let mut events = parsed.await.map_err(std::io::Error::other)??;
-        let head = log.head().position;
-        let there = events.partition_point(|event| event.position <= head);
+        let there = already(log, &events).await?;
         let new = events.split_off(there);
         compare(log, &events).await?;
         done.skipped += events.len() as u64;
@@ -265,14 +264,34 @@ pub async fn import<L: Log + Restore + ?Sized>(
     }
 }
 
+/// How many of these the log has, if it is a beginning of what they say.
+async fn already<L: Log + ?Sized>(log: &L, events: &[Recorded]) -> Result<usize, ImportError> {
+    if log.health().dense {
+        let head = log.head().position;
+        return Ok(events.partition_point(|event| event.position <= head));
+    }
+    // Positions are the engine's: its last event says how far it is.
+    let page = log.read_all(Position::MAX, Direction::Backward, 1, &Filter::All).await?;
+    let (Some(ours), Some(last)) = (page.events.first(), events.last()) else { return Ok(0) };
+    match events.iter().position(|event| event.id == ours.id) {
+        Some(place) => Ok(place + 1),
+        None => Ok(if log.event(last.id).await?.is_some() { events.len() } else { 0 }),
+    }
+}
+
 async fn compare<L: Log + ?Sized>(log: &L, events: &[Recorded]) -> Result<(), ImportError> {
     let Some(first) = events.first() else { return Ok(()) };
+    let dense = log.health().dense;
     let mut from = first.position;
+    if !dense {
+        let ours = log.event(first.id).await?.ok_or(ImportError::Different { position: first.position })?;
+        from = ours.position;
+    }
     let mut rest = events.iter();
     while rest.len() > 0 {
         let page = log.read_all(from, Direction::Forward, rest.len(), &Filter::All).await?;
         for (ours, theirs) in page.events.iter().zip(rest.by_ref()) {
-            if ours.position != theirs.position || ours.hash != theirs.hash {
+            if dense && ours.position != theirs.position || ours.hash != theirs.hash {
                 return Err(ImportError::Different { position: theirs.position });
             }
         }

@@ -11,6 +11,7 @@ use beampipe_log::contract::{
     append_at_end, follow_through, positions, random, random_id, read_matching, redaction_of, sample, tagged,
     ticking_clock,
 };
+use beampipe_log::copy;
 use beampipe_log::eventstore::{Deadlines, OpenError};
 use beampipe_log::ndjson::{self, Restore};
 use beampipe_log::{
@@ -517,4 +518,68 @@ async fn a_page_over_many_streams_is_read_in_order_both_ways() {
         found.reverse();
         assert_eq!(found, wanted, "{filter:?}");
     }
+}
+
+/// A log of some streams with big events, a redaction before the end among them.
+async fn big(count: usize) -> MemoryLog {
+    let source = MemoryLog::new(ticking_clock());
+    let secret = sample("a secret");
+    append_at_end(&source, "s-1", vec![secret.clone()]).await;
+    for n in 0..count {
+        let data = Bytes::from(format!("{n}").repeat(20_000));
+        append_at_end(&source, &format!("s-{}", n % 7), vec![NewEvent { data, ..sample("") }]).await;
+        if n == count / 2 {
+            source.redact(secret.id, redaction_of(secret.id)).await.unwrap();
+        }
+    }
+    source
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_copied_there_and_back_and_a_copy_that_was_broken_off_goes_on() {
+    let (server, _directory, log) = fresh().await;
+    let source = big(150).await;
+    let half = MemoryLog::new(ticking_clock());
+    let mut text = Vec::new();
+    ndjson::export(&source, 0, &mut text, &mut |_| {}).await.unwrap();
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    ndjson::import(&half, &mut &lines[..60].concat()[..], &mut |_| {}).await.unwrap();
+    assert_eq!(copy::copy(&half, &log, &mut |_| {}).await.unwrap().events, 60);
+    server.faults().next_append(Fault::CutAfter);
+    assert_eq!(copy::copy(&source, &log, &mut |_| {}).await.unwrap().events, 92);
+    let there = copy::compare(&source, &log, &mut |_| {}).await.unwrap();
+    let back = MemoryLog::new(ticking_clock());
+    copy::copy(&log, &back, &mut |_| {}).await.unwrap();
+    assert_eq!(copy::compare(&source, &back, &mut |_| {}).await.unwrap(), there);
+    assert_eq!((there.events, server.written()), (152, 152));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_many_chunks_goes_on_where_it_was_and_is_verified_by_a_script() {
+    let (_server, _directory, log) = fresh().await;
+    let source = big(300).await;
+    let mut text = Vec::new();
+    ndjson::export(&source, 0, &mut text, &mut |_| {}).await.unwrap();
+    assert!(text.len() > 12 << 20, "more than two chunks: {}", text.len());
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    let half = lines[..200].concat();
+    assert_eq!(ndjson::import(&log, &mut &half[..], &mut |_| {}).await.unwrap().written, 200);
+    let done = ndjson::import(&log, &mut &text[..], &mut |_| {}).await.unwrap();
+    assert_eq!((done.skipped, done.written), (200, 102));
+    copy::compare(&source, &log, &mut |_| {}).await.unwrap();
+    let other = ndjson::import(&log, &mut &lines[1..].concat()[..], &mut |_| {}).await;
+    assert!(other.is_ok_and(|done| done.written == 0), "a part of what is there is there");
+
+    let mut export = tempfile::NamedTempFile::new().unwrap();
+    let mut text = Vec::new();
+    ndjson::export(&log, 0, &mut text, &mut |_| {}).await.unwrap();
+    std::io::Write::write_all(&mut export, &text).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/log_vectors.py");
+    let run = |mode| {
+        let arguments = [script.as_ref(), mode, export.path().as_os_str()];
+        std::process::Command::new("python3").args(arguments).output().unwrap()
+    };
+    let verified = run("sparse".as_ref());
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    assert!(!run("export".as_ref()).status.success(), "its positions are not dense");
 }
