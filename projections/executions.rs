@@ -24,7 +24,7 @@ pub(crate) struct Projected;
 
 impl Projection for Projected {
     const NAME: &'static str = "executions";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SCHEMA: &'static str = include_str!("../migrations/views/executions.sql");
     const CATEGORIES: &'static [&'static str] = &["execution"];
     type Rows = stored::Rows;

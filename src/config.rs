@@ -111,6 +111,7 @@ pub struct Work {
     /// What the worker is called in the list of workers; empty: the host's name.
     pub instance_name: String,
     pub pool: String,
+    /// What this worker can do: `tap`, `dim`, `slurm:<profile>` for one profile, `slurm` for every one.
     pub capabilities: Vec<String>,
     /// Jobs of one lane (a kind that waits for one dependency) and of one project at once.
     pub concurrency: usize,
@@ -203,7 +204,7 @@ impl Default for Work {
         Self {
             instance_name: String::new(),
             pool: "default".into(),
-            capabilities: vec!["tap".into(), "dim".into()],
+            capabilities: vec!["tap".into(), "dim".into(), "slurm".into()],
             concurrency: 8,
             watch_concurrency: 2000,
             lease_seconds: 30,

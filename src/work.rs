@@ -7,6 +7,7 @@
 //! so it has one worker; a dependency that hangs holds only the lane of the jobs that need it. What is known only to this
 //! process (how often a session was looked at, when it is looked at next) is presence and not an event.
 
+pub mod cluster;
 pub mod jobs;
 pub mod lease;
 pub mod probes;

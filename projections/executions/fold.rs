@@ -8,7 +8,7 @@ use rusqlite::{Connection, Result};
 use uuid::Uuid;
 
 use super::stored::{Execution, Rows, Session};
-use super::words::{daliuge_end, outcome, scheduler_state};
+use super::words::{daliuge_end, outcome, scheduler_end, scheduler_state};
 use crate::Envelope;
 use crate::counts::Counts;
 use crate::sql::{blob, json, micros, micros_of, stream_id};
@@ -260,6 +260,9 @@ impl Fold<'_> {
                 row.daliuge_session_id = Some(e.session_id);
                 row.dim_session_status_url = e.dim_session_status_url.clone();
                 row.dim_graph_status_url = e.dim_graph_status_url.clone();
+                row.slurm_session_dir = e.slurm_session_dir.clone();
+                row.slurm_login_node = e.slurm_login_node.clone();
+                row.slurm_remote_user = e.slurm_remote_user.clone();
                 match self.sessions.get(self.db, (row.created_position, attempt))? {
                     Some(known) => *known = session,
                     None => self.sessions.add(session),
@@ -272,9 +275,6 @@ impl Fold<'_> {
                     session.settled_by = e.settled_by.clone();
                 })?;
                 row.scheduler_job_id = None;
-                row.slurm_session_dir = None;
-                row.slurm_login_node = None;
-                row.slurm_remote_user = None;
                 row.daliuge_state = Cow::Borrowed("deploying");
                 if let Receipt::Slurm { slurm_job_id, session_dir, login_node, remote_user, .. } = &e.receipt
                 {
@@ -364,7 +364,7 @@ impl Fold<'_> {
                 row.failure_class = Some(e.failure_class.clone());
                 row.last_error = Some(e.error.clone());
                 if let Some(terminal) = &e.terminal {
-                    row.scheduler_state = Cow::Borrowed("failed");
+                    row.scheduler_state = Cow::Borrowed(scheduler_end(terminal));
                     row.daliuge_state = Cow::Borrowed(daliuge_end(terminal, "failed"));
                     row.last_reconciled_at = Some(micros(terminal.observed_at));
                 }

@@ -66,6 +66,7 @@ fn begin(attempt: u32) -> C {
         dim_rest_base: Some("http://h:1".into()),
         dim_session_status_url: Some("http://h:1/api/sessions/x/status".into()),
         dim_graph_status_url: Some("http://h:1/api/sessions/x/graph/status".into()),
+        ..SubmissionStarted::default()
     })
 }
 
@@ -114,6 +115,7 @@ fn observe(daliuge: &str, awaiting_scheduler: bool) -> C {
             raw_state: Some("2".into()),
             reason: None,
             previous_polls: 3,
+            ..Observation::default()
         },
     }
 }

@@ -45,6 +45,16 @@ pub(super) fn daliuge_end(terminal: &Terminal, otherwise: &'static str) -> &'sta
     }
 }
 
+/// How a scheduler saw a failure end: where one had a job of its own, as it says.
+pub(super) fn scheduler_end(terminal: &Terminal) -> &'static str {
+    match terminal.job.as_ref().map(|job| job.state.as_str()) {
+        Some("COMPLETED") => "succeeded",
+        Some("TIMEOUT" | "DEADLINE") => "timed_out",
+        Some("CANCELLED") => "cancelled",
+        Some(_) | None => "failed",
+    }
+}
+
 /// The outcome of a failure.
 pub(super) fn outcome(failure_class: &str) -> &'static str {
     if failure_class == "inconsistent_state" { "inconsistent" } else { "failed" }

@@ -89,7 +89,8 @@ impl Jobs {
     ) -> Result<Vec<Job>, ReadModelError> {
         let sql = select(
             "WHERE status = 'queued' AND kind = ?1 AND next_run_at <= ?2 \
-             AND (required_capability IS NULL OR required_capability IN (SELECT value FROM json_each(?3))) \
+             AND (required_capability IS NULL OR required_capability IN (SELECT value FROM json_each(?3)) \
+                  OR (required_capability LIKE 'slurm:%' AND 'slurm' IN (SELECT value FROM json_each(?3)))) \
              AND (project_module IS NULL OR project_module NOT IN (SELECT value FROM json_each(?4))) \
              ORDER BY next_run_at, created_position LIMIT ?5",
         );

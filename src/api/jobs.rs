@@ -118,7 +118,8 @@ struct Order {
 fn capability(kind: Kind) -> Option<String> {
     match kind {
         Kind::DiscoverBatch => Some("tap".to_owned()),
-        Kind::Execute | Kind::DimPoll => Some("dim".to_owned()),
+        // Of their execution.
+        Kind::Execute | Kind::DimPoll => None,
         Kind::SchedulerTick
         | Kind::ExecutionSchedulerTick
         | Kind::DimPollTick
@@ -178,16 +179,23 @@ async fn enqueue(
                 ));
             }
         }
-        Some(kind @ (Kind::SlurmPollTick | Kind::AlertEvaluatorTick)) => {
+        Some(kind @ Kind::AlertEvaluatorTick) => {
             errors.push(FieldError::new("kind", format!("this release does no {kind} jobs")));
+        }
+        Some(kind @ Kind::SlurmPollTick) => {
+            let hint = "a submission asks for the watch of its login node by itself";
+            errors.push(FieldError::new("kind", format!("{kind} jobs are not asked for")).hint(hint));
         }
         _ => {}
     }
-    let mut project_of_execution = None;
+    let (mut project_of_execution, mut capability_of_execution) = (None, None);
     if let Some(execution) = order.execution_id {
         let loaded = api.handle.load::<Execution>(&execution.to_string()).await?;
         match loaded.state.facts() {
-            Some(facts) => project_of_execution = Some(facts.project_module.clone()),
+            Some(facts) => {
+                project_of_execution = Some(facts.project_module.clone());
+                capability_of_execution = Some(facts.capability.clone());
+            }
             None => errors.push(
                 FieldError::new("execution_id", format!("there is no execution {execution}"))
                     .hint("GET /executions lists them"),
@@ -216,7 +224,7 @@ async fn enqueue(
         payload,
         project_module: project_module.or(project_of_execution),
         execution_id: order.execution_id,
-        required_capability: capability(kind),
+        required_capability: capability(kind).or(capability_of_execution),
         idempotency_key: order.idempotency_key,
         max_attempts: api.settings.job_max_attempts,
         next_run_at: now,

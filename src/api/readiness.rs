@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use beampipe_domain::lease::SCHEDULER;
+use beampipe_domain::worker::can_do;
 use beampipe_log::{Beat, Health};
 use beampipe_projections::{ProjectionStatus, State};
 use chrono::{DateTime, Utc};
@@ -421,7 +422,7 @@ fn worker(
     needed: &BTreeSet<Option<String>>,
 ) -> Check {
     let missing: Vec<&str> =
-        needed.iter().flatten().filter(|need| !able.contains(*need)).map(String::as_str).collect();
+        needed.iter().flatten().filter(|need| !can_do(able, need)).map(String::as_str).collect();
     let reason = if alive.is_empty() && !stale.is_empty() {
         Some(format!("no live worker: the heartbeat of {} stands still", stale.join(", ")))
     } else if alive.is_empty() {

@@ -28,6 +28,8 @@ pub struct Facts {
     pub project_module: String,
     pub source_ids: Vec<Uuid>,
     pub source_identifiers: Vec<String>,
+    /// What a worker has to be able to do for it.
+    pub capability: String,
     /// Counts from 1; a retry opens the next.
     pub attempt: u32,
     /// Whether somebody asked for its end.
@@ -449,6 +451,7 @@ impl Aggregate for Execution {
                     project_module: e.project_module.clone(),
                     source_ids: e.sources.iter().map(|source| source.source_id).collect(),
                     source_identifiers: e.source_identifiers.clone(),
+                    capability: e.profile.spec.deployment.capability(&e.profile.spec.name),
                     attempt: 1,
                     cancel_requested: false,
                 },

@@ -4,7 +4,7 @@
 //!                    ▲              ├─HandBack→ Queued
 //!                    │              ├─Fail→ Queued (a retry is scheduled) or Dead (a dead letter)
 //!                    │              └─Claim (the lease has died)→ Claimed
-//!                    └──Requeue (by hand)── Dead
+//!                    └──Requeue (by hand)── Dead, or Done (a standing watch)
 //!
 //! Invariants: only the present claim settles a job (`a_lost_lease_settles_nothing`); a live claim is taken over only by
 //! naming it (`a_takeover_names_the_claim_it_replaces`); a job fails at most `max_attempts` times before it is a dead
@@ -28,8 +28,16 @@ words! {
         /// Watches one execution on a DIM from its hand-over to its end.
         DimPoll = "dim_poll",
         DimPollTick = "dim_poll_tick",
+        /// Watches every execution of one login node.
         SlurmPollTick = "slurm_poll_tick",
         AlertEvaluatorTick = "alert_evaluator_tick",
+    }
+}
+
+impl Kind {
+    /// Whether a job of this kind stands for a place and not for one piece of work: it may go on after it was done.
+    pub fn is_standing(self) -> bool {
+        self == Self::SlurmPollTick
     }
 }
 
@@ -265,6 +273,10 @@ impl Aggregate for Job {
             (_, C::HandBack { .. } | C::Complete { .. } | C::Fail { .. }) => Err(lease_lost()),
 
             (Self::Dead { .. }, C::Requeue { next_run_at, reason }) => {
+                Ok(vec![Event::Requeued(Requeued { next_run_at, reason })])
+            }
+            // A standing watch ends when there is nothing to watch and goes on when there is again.
+            (Self::Done { facts }, C::Requeue { next_run_at, reason }) if facts.order.kind.is_standing() => {
                 Ok(vec![Event::Requeued(Requeued { next_run_at, reason })])
             }
             (_, C::Requeue { .. }) => {

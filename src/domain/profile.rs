@@ -99,6 +99,24 @@ pub struct SlurmRemote {
     pub container_runtime: Option<String>,
     pub resources: Option<SlurmResources>,
     pub manager_topology: Option<ManagerTopology>,
+    /// The login node is asked for its jobs no more often than this, in seconds, by all workers together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub poll_floor_seconds: Option<u32>,
+    /// The host that the login node is reached through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jump: Option<JumpHost>,
+}
+
+/// A host on the way to a login node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JumpHost {
+    pub host: String,
+    pub ssh_port: Option<u16>,
+    /// Absent: the login node's.
+    pub remote_user: Option<String>,
+    /// Absent: the login node's.
+    pub ssh_credential: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -159,6 +177,14 @@ impl Deployment {
         }
     }
 
+    /// What a worker has to be able to do to run executions on a profile of this name.
+    pub fn capability(&self, profile: &str) -> String {
+        match self {
+            Self::SlurmRemote(_) => format!("slurm:{profile}"),
+            Self::RestRemote(_) | Self::Simulated(_) => "dim".to_owned(),
+        }
+    }
+
     /// The name of the scheduler as executions show it.
     pub fn scheduler_name(&self) -> &'static str {
         match self {
@@ -211,6 +237,9 @@ payload! {
     pub struct Paused {
         pub name: String,
         pub reason: String,
+        /// Whether nobody asked for it: the place did not answer. It is resumed when it does.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub automatic: bool,
     }
 
     /// `profile.resumed`
@@ -230,11 +259,23 @@ pub enum Event {
 
 #[derive(Clone, Debug)]
 pub enum Command {
-    Create { spec: Spec, spec_sha256: String },
-    Update { spec: Spec, spec_sha256: String },
+    Create {
+        spec: Spec,
+        spec_sha256: String,
+    },
+    Update {
+        spec: Spec,
+        spec_sha256: String,
+    },
     Remove,
-    Pause { reason: String },
-    Resume,
+    Pause {
+        reason: String,
+        automatic: bool,
+    },
+    /// `automatic`: only of a pause that nobody asked for.
+    Resume {
+        automatic: bool,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -244,6 +285,8 @@ pub struct Facts {
     /// Counts from 1 and rises with every change.
     pub revision: u64,
     pub paused: Option<String>,
+    /// Whether nobody asked for the pause.
+    pub paused_by_itself: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -289,14 +332,15 @@ impl Aggregate for Profile {
             (Self::Active(facts), Command::Remove) => {
                 Ok(vec![Event::Removed(Removed { name: facts.spec.name.clone() })])
             }
-            (Self::Active(facts), Command::Pause { reason }) => {
-                if facts.paused.as_ref() == Some(&reason) {
+            (Self::Active(facts), Command::Pause { reason, automatic }) => {
+                // A person's pause stands; only another word of a person replaces it.
+                if facts.paused.is_some() && (automatic || facts.paused.as_ref() == Some(&reason)) {
                     return Ok(vec![]);
                 }
-                Ok(vec![Event::Paused(Paused { name: facts.spec.name.clone(), reason })])
+                Ok(vec![Event::Paused(Paused { name: facts.spec.name.clone(), reason, automatic })])
             }
-            (Self::Active(facts), Command::Resume) => {
-                if facts.paused.is_none() {
+            (Self::Active(facts), Command::Resume { automatic }) => {
+                if facts.paused.is_none() || automatic && !facts.paused_by_itself {
                     return Ok(vec![]);
                 }
                 Ok(vec![Event::Resumed(Resumed { name: facts.spec.name.clone() })])
@@ -315,6 +359,7 @@ impl Aggregate for Profile {
                 spec_sha256: spec_sha256.clone(),
                 revision: *revision,
                 paused: None,
+                paused_by_itself: false,
             }),
             Event::Updated(Updated { revision, spec_sha256, spec }) => Self::Active(Facts {
                 spec: spec.clone(),
@@ -323,8 +368,10 @@ impl Aggregate for Profile {
                 ..facts
             }),
             Event::Removed(_) => Self::Removed(facts),
-            Event::Paused(e) => Self::Active(Facts { paused: Some(e.reason.clone()), ..facts }),
-            Event::Resumed(_) => Self::Active(Facts { paused: None, ..facts }),
+            Event::Paused(e) => {
+                Self::Active(Facts { paused: Some(e.reason.clone()), paused_by_itself: e.automatic, ..facts })
+            }
+            Event::Resumed(_) => Self::Active(Facts { paused: None, paused_by_itself: false, ..facts }),
         }
     }
 
@@ -378,9 +425,21 @@ mod tests {
     fn a_removed_profile_cannot_be_paused() {
         let profile = given::<Profile>([create(), Command::Remove]);
         assert_eq!(
-            profile.decide(Command::Pause { reason: "x".into() }).unwrap_err().code,
+            profile.decide(Command::Pause { reason: "x".into(), automatic: false }).unwrap_err().code,
             "profile-unknown"
         );
+    }
+
+    #[test]
+    fn a_pause_by_a_person_is_ended_by_a_person_only() {
+        let pause = |reason: &str, automatic| Command::Pause { reason: reason.into(), automatic };
+        let by_itself = given::<Profile>([create(), pause("no answer", true)]);
+        assert_eq!(by_itself.decide(pause("still none", true)), Ok(vec![]), "it is said once");
+        assert_eq!(by_itself.decide(Command::Resume { automatic: true }).unwrap().len(), 1);
+        let by_hand = given::<Profile>([create(), pause("no answer", true), pause("repairs", false)]);
+        assert_eq!(by_hand.decide(Command::Resume { automatic: true }), Ok(vec![]));
+        assert_eq!(by_hand.decide(pause("no answer", true)), Ok(vec![]));
+        assert_eq!(by_hand.decide(Command::Resume { automatic: false }).unwrap().len(), 1);
     }
 
     #[test]

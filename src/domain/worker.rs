@@ -7,6 +7,11 @@
 
 use crate::{Aggregate, INSTALLATION, Rejection};
 
+/// Whether somebody with `capabilities` can do what needs `needed`: `slurm` stands for every `slurm:<profile>`.
+pub fn can_do<'a>(capabilities: impl IntoIterator<Item = &'a String>, needed: &str) -> bool {
+    capabilities.into_iter().any(|able| able == needed || able == "slurm" && needed.starts_with("slurm:"))
+}
+
 payload! {
     /// `worker.started`
     pub struct Started {

@@ -7,11 +7,13 @@
 use beampipe_domain::execution::Execution;
 use beampipe_domain::id;
 use beampipe_domain::job::{Command, Enqueued, Event, Job, Kind};
+use beampipe_domain::profile::Deployment;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::cluster::Site;
 use super::jobs::{Claimed, discover};
 use super::{JobError, Shop};
 use crate::handle::{Context, Done, HandleError};
@@ -29,10 +31,28 @@ pub async fn ensure(
     shop.handle.handle::<Job>(&id.to_string(), context, Command::Enqueue(order)).await
 }
 
-/// Sees that an execution is watched: its watch is enqueued if it never was, and brought back if it was given up.
+/// Sees that an execution is watched: its watch is enqueued if it never was, and brought back if it was given up. On a
+/// cluster that is the watch of its login node.
 pub async fn ensure_watch(shop: &Shop, context: &Context, execution: Uuid) -> Result<(), JobError> {
     let loaded = shop.handle.load::<Execution>(&execution.to_string()).await?;
     let Some(facts) = loaded.state.facts() else { return Ok(()) };
+    let spec = shop.created(execution).await?.profile.spec;
+    if let Deployment::SlurmRemote(remote) = &spec.deployment {
+        let site = Site::of(remote).map_err(JobError::Fail)?;
+        let payload = serde_json::to_value(&site).map_err(|error| JobError::Fail(error.to_string()))?;
+        let id = id::caused_job(Kind::SlurmPollTick.as_str(), site.to_string().as_bytes());
+        let order = Enqueued {
+            kind: Kind::SlurmPollTick,
+            payload,
+            project_module: None,
+            execution_id: None,
+            required_capability: Some(facts.capability.clone()),
+            idempotency_key: None,
+            max_attempts: WATCH_ATTEMPTS,
+            next_run_at: shop.clock.now(),
+        };
+        return bring_back(shop, context, id, order).await;
+    }
     let id = id::execution_job(Kind::DimPoll.as_str(), execution, facts.attempt);
     let order = Enqueued {
         kind: Kind::DimPoll,
@@ -51,28 +71,17 @@ pub async fn ensure_watch(shop: &Shop, context: &Context, execution: Uuid) -> Re
 pub async fn ensure_execute(shop: &Shop, context: &Context, execution: Uuid) -> Result<(), JobError> {
     let loaded = shop.handle.load::<Execution>(&execution.to_string()).await?;
     let (Some(facts), Some(work)) = (loaded.state.facts(), loaded.state.work()) else { return Ok(()) };
-    let order = execute_order(shop, execution, &facts.project_module, work.do_stage, work.do_submit);
-    bring_back(shop, context, work.job_id, order).await
-}
-
-/// The order that carries an execution out.
-pub fn execute_order(
-    shop: &Shop,
-    execution: Uuid,
-    project: &str,
-    do_stage: bool,
-    do_submit: bool,
-) -> Enqueued {
-    Enqueued {
+    let order = Enqueued {
         kind: Kind::Execute,
-        payload: json!({"do_stage": do_stage, "do_submit": do_submit}),
-        project_module: Some(project.to_owned()),
+        payload: json!({"do_stage": work.do_stage, "do_submit": work.do_submit}),
+        project_module: Some(facts.project_module.clone()),
         execution_id: Some(execution),
-        required_capability: Some("dim".into()),
+        required_capability: Some(facts.capability.clone()),
         idempotency_key: None,
         max_attempts: shop.settings.max_attempts,
         next_run_at: shop.clock.now(),
-    }
+    };
+    bring_back(shop, context, work.job_id, order).await
 }
 
 async fn bring_back(shop: &Shop, context: &Context, id: Uuid, order: Enqueued) -> Result<(), JobError> {
@@ -81,6 +90,12 @@ async fn bring_back(shop: &Shop, context: &Context, id: Uuid, order: Enqueued) -
         Job::Absent | Job::Queued { .. } | Job::Claimed { .. } => Ok(()),
         Job::Dead { .. } => {
             let reason = "the execution is not at its end".to_owned();
+            let command = Command::Requeue { next_run_at: shop.clock.now(), reason };
+            shop.handle.handle::<Job>(&id.to_string(), context, command).await?;
+            Ok(())
+        }
+        Job::Done { facts } if facts.order.kind.is_standing() => {
+            let reason = "there is something to watch again".to_owned();
             let command = Command::Requeue { next_run_at: shop.clock.now(), reason };
             shop.handle.handle::<Job>(&id.to_string(), context, command).await?;
             Ok(())

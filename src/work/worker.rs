@@ -60,14 +60,9 @@ impl Lane {
 
 const DISCOVER: &[Kind] = &[Kind::DiscoverBatch];
 const EXECUTE: &[Kind] = &[Kind::Execute];
-const WATCH: &[Kind] = &[Kind::DimPoll];
-const TICK: &[Kind] = &[
-    Kind::SchedulerTick,
-    Kind::ExecutionSchedulerTick,
-    Kind::DimPollTick,
-    Kind::SlurmPollTick,
-    Kind::AlertEvaluatorTick,
-];
+const WATCH: &[Kind] = &[Kind::DimPoll, Kind::SlurmPollTick];
+const TICK: &[Kind] =
+    &[Kind::SchedulerTick, Kind::ExecutionSchedulerTick, Kind::DimPollTick, Kind::AlertEvaluatorTick];
 
 /// What this worker holds: job → claim.
 type Held = Arc<Mutex<HashMap<Uuid, (Uuid, Kind)>>>;
@@ -281,7 +276,7 @@ impl Crew {
                 return;
             }
         };
-        let watch = claimed.order.kind == Kind::DimPoll;
+        let watch = WATCH.contains(&claimed.order.kind);
         claimed.stop = if watch { self.stop_watches.child_token() } else { self.stop_jobs.child_token() };
         self.held.lock().insert(claimed.id, (claimed.claim_id, claimed.order.kind));
         let (shop, held, room) = (self.shop.clone(), self.held.clone(), self.room.clone());
@@ -373,7 +368,7 @@ impl Crew {
 
     /// Lets running jobs end, then hands the rest back; answers how many were handed back.
     async fn end(self) -> u64 {
-        let watches = self.held.lock().values().filter(|(_, kind)| *kind == Kind::DimPoll).count() as u64;
+        let watches = self.held.lock().values().filter(|(_, kind)| WATCH.contains(kind)).count() as u64;
         self.stop_watches.cancel();
         self.tasks.close();
         let patience = Duration::from_secs(self.shop.settings.drain_seconds);
@@ -394,7 +389,7 @@ async fn do_one(shop: &Shop, job: &jobs::Claimed) {
     let kind = job.order.kind;
     let ended = match kind {
         // A watch stops by itself between two looks; a tick is short.
-        Kind::DimPoll | Kind::DiscoverBatch => jobs::run(shop, job).await,
+        Kind::DimPoll | Kind::SlurmPollTick | Kind::DiscoverBatch => jobs::run(shop, job).await,
         _ => tokio::select! {
             ended = jobs::run(shop, job) => ended,
             () = job.stop.cancelled() => Err(super::JobError::HandBack("the worker stops".into())),

@@ -64,7 +64,7 @@ async fn ask(
         payload: json!({ "do_stage": do_stage, "do_submit": do_submit }),
         project_module: Some(facts.project_module.clone()),
         execution_id: Some(execution),
-        required_capability: Some("dim".to_owned()),
+        required_capability: Some(facts.capability.clone()),
         idempotency_key: None,
         max_attempts: api.settings.job_max_attempts,
         next_run_at: api.clock().now(),
@@ -193,6 +193,8 @@ pub async fn patch(
 #[serde(deny_unknown_fields)]
 pub struct Abandon {
     reason: String,
+    /// What was looked at, kept with the abandonment.
+    evidence: Option<String>,
     acknowledge_external_job_may_exist: bool,
     expected_submission_state: String,
     expected_daliuge_session_id: Option<Uuid>,
@@ -206,9 +208,13 @@ pub async fn abandon(
     Body(order): Body<Abandon>,
 ) -> Result<Json<Value>, Problem> {
     check_reason(&order.reason)?;
+    if order.evidence.as_ref().is_some_and(|evidence| evidence.chars().count() > 8000) {
+        return Err(Problem::field("invalid-body", "evidence", "is too long", "at most 8000 characters"));
+    }
     known(&api, execution).await?;
     let abandon = Command::Abandon(Abandonment {
         reason: order.reason,
+        evidence: order.evidence,
         acknowledged: order.acknowledge_external_job_may_exist,
         expected_submission_state: order.expected_submission_state,
         expected_session_id: order.expected_daliuge_session_id,

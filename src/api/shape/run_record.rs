@@ -3,7 +3,7 @@
 //! It is about the latest attempt that was announced to a backend. A terminal part was written once and never changes.
 //! Rounds of polls are presence while a session lives: null when no worker that this process hears of watches it.
 
-use beampipe_domain::execution::{Observed, Receipt, Terminal};
+use beampipe_domain::execution::{JobFacts, Observed, Receipt, Terminal};
 use beampipe_projections::executions::{Execution, Session};
 use serde_json::{Value, json};
 
@@ -43,11 +43,11 @@ pub fn shape(row: &Execution, session: Option<&Session>, poll: Option<&Poll>) ->
     });
     match &session.receipt {
         Some(Receipt::Slurm { .. }) => {
-            record["slurm"] = slurm(session);
+            record["slurm"] = slurm(row, session);
             record["slurm_poll"] = json!(round);
         }
         _ if session.backend.contains("slurm") => {
-            record["slurm"] = slurm(session);
+            record["slurm"] = slurm(row, session);
             record["slurm_poll"] = json!(round);
         }
         _ => {
@@ -148,39 +148,52 @@ fn session_state(seen: &Observed) -> Option<&str> {
     seen.axes.daliuge_state.as_deref().or(seen.observation.raw_state.as_deref())
 }
 
-fn slurm(session: &Session) -> Value {
-    let (job, submitted_at, node, user, directory) = match &session.receipt {
-        Some(Receipt::Slurm { slurm_job_id, submitted_at, login_node, remote_user, session_dir }) => (
-            Some(slurm_job_id.as_str()),
-            Some(*submitted_at),
-            Some(login_node.as_str()),
-            Some(remote_user.as_str()),
-            Some(session_dir.as_str()),
-        ),
-        _ => (None, None, None, None, None),
+fn slurm(row: &Execution, session: &Session) -> Value {
+    let receipt = match &session.receipt {
+        Some(Receipt::Slurm { slurm_job_id, submitted_at, cluster, .. }) => {
+            Some((slurm_job_id, *submitted_at, cluster.as_ref()))
+        }
+        _ => None,
     };
+    let (job, submitted_at) = (receipt.map(|(job, ..)| job), receipt.map(|(_, at, _)| at));
+    // An id is only unique on its cluster; where the site does not name it, its login node stands for it.
+    let place = receipt.and_then(|(.., cluster)| cluster).or(row.slurm_login_node.as_ref());
     json!({
         "session_id": session.session_id,
         "slurm_job_id": job,
-        "composite_scheduler_job_id": job.zip(node).map(|(job, node)| format!("{node}:{job}")),
+        "composite_scheduler_job_id": job.zip(place).map(|(job, place)| format!("{place}:{job}")),
         "submitted_at": submitted_at,
-        "login_node": node,
-        "remote_user": user,
-        "paths": { "session_dir": directory },
+        "cluster": receipt.and_then(|(.., cluster)| cluster),
+        "login_node": row.slurm_login_node,
+        "remote_user": row.slurm_remote_user,
+        "paths": { "session_dir": row.slurm_session_dir },
         "last_observation": session.last_observation.as_ref().map(|seen| json!({
             "state": seen.axes.scheduler_state,
             "source": seen.observation.source,
             "observed_at": seen.observation.observed_at,
-            "exit_code": null,
+            "exit_code": seen.observation.job.as_deref().and_then(exit_code),
             "raw": seen.observation.raw_state,
+            "reason": seen.observation.reason,
+            "job": seen.observation.job,
         })),
         "terminal": session.terminal.as_ref().map(|end| json!({
             "session_id": end.session_id,
-            "state": end.session_state,
+            "state": end.job.as_ref().map_or(end.session_state.as_str(), |job| job.state.as_str()),
+            "session_state": end.session_state,
             "observed_at": end.observed_at,
             "reason": end.error,
-            "diagnostics": null,
-            "ledger_status": ledger_status(end),
+            "exit_code": end.job.as_deref().and_then(exit_code),
+            "diagnostics": end.job,
+            "error_drops_count": end.error_drops_count,
+            "error_drops": end.error_drops,
+            "polls": end.polls,
+            "ledger_status": row.status,
         })),
     })
+}
+
+/// As Slurm prints it: code and signal.
+fn exit_code(job: &JobFacts) -> Option<String> {
+    (job.exit_code.is_some() || job.signal.is_some())
+        .then(|| format!("{}:{}", job.exit_code.unwrap_or(0), job.signal.unwrap_or(0)))
 }

@@ -1,6 +1,7 @@
 //! **Why** something has not ended: what it waits for, since when, and when it is looked at next. One line for a person,
 //! and the same in parts.
 
+use beampipe_domain::worker::can_do;
 use beampipe_projections::executions::{Execution, Session};
 use beampipe_projections::jobs::Job;
 use beampipe_projections::sources::Source;
@@ -132,7 +133,7 @@ fn unclaimed(job: &Job, capabilities: Option<&[String]>) -> String {
     let needed = job.required_capability.as_deref();
     match (capabilities, needed) {
         (Some([]), _) => format!("a live worker to claim job {}; there is none", job.id),
-        (Some(able), Some(needed)) if !able.iter().any(|capability| capability == needed) => {
+        (Some(able), Some(needed)) if !can_do(able, needed) => {
             format!("a live worker with capability {needed} to claim job {}; there is none", job.id)
         }
         _ => format!("a worker to claim job {}", job.id),

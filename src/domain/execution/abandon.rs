@@ -12,6 +12,7 @@ use crate::Rejection;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Abandonment {
     pub reason: String,
+    pub evidence: Option<String>,
     pub acknowledged: bool,
     pub expected_submission_state: String,
     pub expected_session_id: Option<Uuid>,
@@ -51,6 +52,7 @@ pub(super) fn decide(
             attempt: facts.attempt,
             session_id: submission.session_id,
             reason: word.reason,
+            evidence: word.evidence,
         }),
         Event::Failed(Failed {
             attempt: facts.attempt,

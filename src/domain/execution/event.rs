@@ -108,6 +108,9 @@ payload! {
         pub dim_rest_base: Option<String>,
         pub dim_session_status_url: Option<String>,
         pub dim_graph_status_url: Option<String>,
+        pub slurm_session_dir: Option<String>,
+        pub slurm_login_node: Option<String>,
+        pub slurm_remote_user: Option<String>,
     }
 
     /// `execution.submission_recorded`: the backend has it.
@@ -142,6 +145,8 @@ payload! {
         pub attempt: u32,
         pub session_id: Uuid,
         pub reason: String,
+        /// What the person had looked at.
+        pub evidence: Option<String>,
     }
 
     /// `execution.awaiting_scheduler`: queued at the facility.
@@ -167,6 +172,41 @@ payload! {
         pub reason: Option<String>,
         /// How many polls saw the state before this one.
         pub previous_polls: u64,
+        /// What Slurm said of the job.
+        pub job: Option<Box<JobFacts>>,
+    }
+
+    /// What Slurm said of a job at one time.
+    pub struct JobFacts {
+        /// As Slurm spells it, without what it adds: `CANCELLED`, not `CANCELLED by 1002`.
+        pub state: String,
+        /// The code that the job's script ended with.
+        pub exit_code: Option<i64>,
+        /// The signal that ended it.
+        pub signal: Option<i64>,
+        /// The user that cancelled it, by name or number.
+        pub cancelled_by: Option<String>,
+        /// Slurm's own word, such as `Priority` or `NonZeroExitCode`.
+        pub reason: Option<String>,
+        pub cluster: Option<String>,
+        pub partition: Option<String>,
+        /// The nodes, as Slurm lists them: `n[01-03]`.
+        pub node_list: Option<String>,
+        pub submitted_at: Option<DateTime<Utc>>,
+        /// When it is expected to start, if it has not, or did start.
+        pub started_at: Option<DateTime<Utc>>,
+        pub ended_at: Option<DateTime<Utc>>,
+        pub elapsed_seconds: Option<u64>,
+        /// The most memory that a task of any step was seen with, in bytes.
+        pub max_rss_bytes: Option<u64>,
+        /// Processor time of all steps, in seconds.
+        pub cpu_seconds: Option<f64>,
+        pub energy_joules: Option<u64>,
+        pub allocated_cpus: Option<u64>,
+        /// What the site bills: billing units (AllocTRES) times hours.
+        pub service_unit_hours: Option<f64>,
+        /// How often Slurm has queued it again.
+        pub restarts: Option<u64>,
     }
 
     /// `execution.observed`: an axis changed.
@@ -191,6 +231,8 @@ payload! {
         pub error_drops_count: Option<u64>,
         pub polls: u64,
         pub artifacts: Vec<Artifact>,
+        /// What Slurm said of the job in the end.
+        pub job: Option<Box<JobFacts>>,
     }
 
     /// A drop that failed by itself, and not because of one before it.
@@ -259,6 +301,9 @@ pub enum Receipt {
         login_node: String,
         remote_user: String,
         session_dir: String,
+        /// Named where a site has several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cluster: Option<String>,
     },
     Simulated {
         deployed_at: DateTime<Utc>,

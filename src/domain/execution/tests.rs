@@ -60,6 +60,7 @@ fn cancel() -> Command {
 fn abandon() -> Command {
     Command::Abandon(Abandonment {
         reason: "gone".into(),
+        evidence: Some("squeue and sacct know no such name".into()),
         acknowledged: true,
         expected_submission_state: "uncertain".into(),
         expected_session_id: Some(Uuid::from_u128(9)),

@@ -89,6 +89,7 @@ async fn prepare(
         dim_rest_base: stage::rest_base(deployment),
         dim_session_status_url: backend.session_status_url(&session),
         dim_graph_status_url: backend.graph_status_url(&session),
+        ..SubmissionStarted::default()
     };
     let done = shop.handle.handle::<Execution>(&key, &job.context, Command::BeginSubmission(started)).await?;
     crate::fault::point("submission_started");

@@ -222,6 +222,7 @@ impl Watch<'_> {
             raw_state,
             reason,
             previous_polls: self.same_state - 1,
+            job: None,
         };
         self.same_state = 1;
         self.end(Command::Observe { axes, observation }).await
@@ -286,6 +287,7 @@ impl Watch<'_> {
             error_drops_count: None,
             polls: self.round,
             artifacts: vec![],
+            job: None,
         }
     }
 

@@ -107,6 +107,7 @@ async fn submit(service: &Service, execution: Uuid) -> Uuid {
         dim_rest_base: Some("http://dim:8001".into()),
         dim_session_status_url: url("/status"),
         dim_graph_status_url: url("/graph/status"),
+        ..SubmissionStarted::default()
     };
     command(service, execution, Command::BeginSubmission(started)).await;
     session_id
