@@ -23,6 +23,8 @@ make_job_user() {
 
 make_keys() {
     local kind
+    # Not every ecdsa key of 256 bits can be read by every client: those of 384 can.
+    [[ -s $base/client_ecdsa ]] || ssh-keygen -q -t ecdsa -b 384 -N '' -C realparts-client -f "$base/client_ecdsa"
     for kind in ed25519 ecdsa rsa; do
         [[ -s $base/host_$kind ]] || ssh-keygen -q -t "$kind" -N '' -C "realparts-host" -f "$base/host_$kind"
         [[ -s $base/client_$kind ]] || ssh-keygen -q -t "$kind" -N '' -C "realparts-client" -f "$base/client_$kind"
