@@ -12,6 +12,7 @@ pub mod dim;
 pub mod evidence;
 pub mod graph;
 pub mod simulated;
+pub mod slurm;
 pub mod translator;
 mod wire;
 

@@ -36,6 +36,8 @@ pub mod metrics;
 pub mod project;
 // References to secrets.
 pub mod secrets;
+// Connections to login nodes.
+pub mod ssh;
 // What the service says while it runs.
 pub mod telemetry;
 // Scheduler, queue and workers.

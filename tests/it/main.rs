@@ -9,5 +9,6 @@ mod backends;
 mod cli;
 mod flows;
 mod project;
+mod ssh;
 mod support;
 mod tidy;

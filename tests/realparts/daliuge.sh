@@ -3,7 +3,7 @@
 # Needs no root, but for the Debian packages that build its Python environment.
 set -euo pipefail
 
-usage="usage: daliuge.sh install | start | stop | start-tm | stop-tm | start-nm | stop-nm | start-dim | stop-dim | status"
+usage="usage: daliuge.sh install | install-for-jobs | start | stop | start-tm | stop-tm | start-nm | stop-nm | start-dim | stop-dim | status"
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 
@@ -13,11 +13,27 @@ host=127.0.0.1
 tm=${DLG_TM_PORT:-8084} dim=${DLG_DIM_PORT:-8001} nm=${DLG_NM_PORT:-8000}
 events=${DLG_EVENTS_PORT:-5555} rpc=${DLG_RPC_PORT:-6666}
 log=$base/log run=$base/run
+# A copy that the job user can read: $cache is below somebody's home.
+for_jobs=${DLG_JOBS_VENV:-/var/tmp/$(basename "$venv")-$EUID}
 
 install() {
     [[ ! -e $venv/complete ]] || return 0
     apt_install python3-venv python3-dev gcc libc6-dev curl
     venv_install "$venv" "$here/daliuge-requirements.txt"
+}
+
+install_for_jobs() { # complete or absent, whoever interrupts it; later starts find it there
+    [[ ! -e $for_jobs || -O $for_jobs ]] || fail "$for_jobs belongs to somebody else: remove it, or set DLG_JOBS_VENV"
+    (
+        flock 8
+        [[ ! -e $for_jobs/complete ]] || exit 0
+        rm -rf "$for_jobs"
+        cp -r "$venv" "$for_jobs"
+        rm "$for_jobs/complete"
+        grep -rlI --null -- "$venv" "$for_jobs/bin" "$for_jobs/pyvenv.cfg" | xargs -0 sed -i "s|$venv|$for_jobs|g"
+        chmod -R a+rX "$for_jobs"
+        touch "$for_jobs/complete"
+    ) 8>"$cache/daliuge-for-jobs.lock"
 }
 
 dlg() {
@@ -40,6 +56,11 @@ wait_dim() { wait_for dim answers "http://$host:$dim/api"; }
 
 case ${1:-} in
 install) install ;;
+install-for-jobs)
+    install
+    install_for_jobs
+    echo "$for_jobs"
+    ;;
 start | start-*)
     install
     mkdir -p "$log" "$run" "$base/root" "$base/graphs"

@@ -3,16 +3,16 @@
 # writes STATE_DIR/env to be sourced. Repeated on the same directory it starts what is missing, on the same ports;
 # on other directories it may run at the same time. Interrupted or failed, it stops what it had started.
 #
-# Parts: tap, daliuge, postgres, s3, prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the
+# Parts: tap, daliuge, postgres, s3, slurm (with a DALiuGE for its jobs), sshd (its login node), prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the
 # tests compare with), tools (promtool, amtool, docker-compose, systemd-analyze). Default: tap daliuge.
 #
-# Needs root, or sudo, for Debian packages only: python3-venv python3-dev gcc libc6-dev curl (daliuge),
+# slurm and sshd need root. The rest needs root, or sudo, for Debian packages only: python3-venv python3-dev gcc libc6-dev curl (daliuge),
 # python3-gavo postgresql-15 and two extensions (tap), pgbouncer iproute2 (postgres), python3-venv (s3), prometheus, docker-compose.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
-state=${1:?usage: up.sh STATE_DIR [tap|daliuge|postgres|s3|prometheus[=CONFIG.yml]|python|tools ...]}
+state=${1:?usage: up.sh STATE_DIR [tap|daliuge|postgres|s3|slurm|sshd|prometheus[=CONFIG.yml]|python|tools ...]}
 shift
 mkdir -p "$state"
 state=$(realpath "$state")
@@ -37,7 +37,8 @@ trap 'undo; exit 143' TERM
 # Chosen once for a state directory, so that a server that is stopped and started again is where it was.
 if [[ ! -s $state/ports ]]; then
     for name in DLG_TM_PORT DLG_DIM_PORT DLG_NM_PORT DLG_EVENTS_PORT DLG_RPC_PORT TAP_PORT TAP_PG_PORT PROMETHEUS_PORT POSTGRES_PORT \
-        POSTGRES_POOL_PORT S3_PORT S3_ACCOUNT_PORT S3_CONTAINER_PORT S3_OBJECT_PORT; do
+        POSTGRES_POOL_PORT S3_PORT S3_ACCOUNT_PORT S3_CONTAINER_PORT S3_OBJECT_PORT SLURM_CTLD_PORT SLURM_SLURMD_PORT SLURM_DBD_PORT \
+        SLURM_SQL_PORT SSHD_PORT; do
         printf 'export %s=%s\n' "$name" "$(reserve_port "$state")"
     done >"$state/ports.new"
     # TAP's servers and PostgreSQL do not run as root, and root's directories may be closed to them.
@@ -48,6 +49,7 @@ fi
 chmod 755 "$REALPARTS_SHARED_DIR"
 export REALPARTS_DIR=$state
 dlg_venv=${DLG_VENV:-$(venv_for "$here/daliuge-requirements.txt")}
+jobs_venv=${DLG_JOBS_VENV:-/var/tmp/$(basename "$dlg_venv")-$EUID}
 python_venv=$(venv_for "$here/python-requirements.txt")
 
 cat >"$state/env.new" <<ENV
@@ -67,6 +69,13 @@ export BEAMPIPE_TEST_S3_URL='s3://beampipe/tests'
 export BEAMPIPE_TEST_S3_ENDPOINT='http://127.0.0.1:$S3_PORT'
 export BEAMPIPE_TEST_S3_KEY='test:beampipe'
 export BEAMPIPE_TEST_S3_SECRET='beampipe-test'
+export BEAMPIPE_TEST_SSH_HOST='127.0.0.1'
+export BEAMPIPE_TEST_SSH_PORT='$SSHD_PORT'
+export BEAMPIPE_TEST_SSH_USER='${SSHD_USER:-hpcuser}'
+export BEAMPIPE_TEST_SSH_DIR='$state/sshd'
+export BEAMPIPE_TEST_SSH_WORK='$REALPARTS_SHARED_DIR/hpc'
+export BEAMPIPE_TEST_SLURM_CONF='$REALPARTS_SHARED_DIR/slurm/etc/slurm.conf'
+export BEAMPIPE_TEST_SLURM_VENV='$jobs_venv'
 export BEAMPIPE_TEST_PYTHON='$python_venv/bin/python'
 ENV
 
@@ -76,6 +85,11 @@ bring() {
     daliuge) "$here/daliuge.sh" start ;;
     postgres) "$here/postgres.sh" start ;;
     s3) "$here/s3.sh" start ;;
+    slurm)
+        "$here/slurm.sh" start
+        "$here/daliuge.sh" install-for-jobs
+        ;;
+    sshd) "$here/sshd.sh" start ;;
     prometheus) "$here/prometheus.sh" install ;;
     prometheus=*) "$here/prometheus.sh" start "${1#*=}" ;;
     python)
