@@ -1,5 +1,5 @@
 //! **Backends**: where an execution runs. `Backend` is what a worker needs of one; `dim` is a DALiuGE Data
-//! Island Manager over REST, `simulated` a stand-in for load tests, so named. `translator` turns a logical graph
+//! Island Manager over REST, `slurm` a job of its own on a cluster, `simulated` a stand-in for load tests, so named. `translator` turns a logical graph
 //! into the physical one that a backend is given; `graph` reads that; `evidence` says why a run failed.
 //!
 //! Invariant: an error says what may be done next. After `SubmitError::Refused` and `SubmitError::NotSent` the

@@ -11,6 +11,9 @@ use super::client::path;
 use super::out::Column;
 use super::{Context, Outcome, names};
 
+/// The script that a profile makes of a session.
+mod render;
+
 const COLUMNS: &[Column] = &[
     ("NAME", "name"),
     ("KIND", "deployment.kind"),
@@ -37,12 +40,18 @@ pub enum Verb {
         #[arg(value_parser = names::profile, value_name = "NAME|UUID")]
         profile: Uuid,
     },
+    /// The exact script of a Slurm job on a profile: one of the service (API), or of a file (files)
+    Render(render::Render),
 }
 
 impl Verb {
     pub async fn run(self, context: &Context) -> anyhow::Result<Outcome> {
+        if let Self::Render(render) = self {
+            return render.run(context).await;
+        }
         let client = context.client()?;
         match self {
+            Self::Render(_) => {}
             Self::List => context.out.list(&client.get("/deployment-profiles", &[]).await?, COLUMNS)?,
             Self::Show { profile } => {
                 let path = path(["deployment-profiles", &profile.to_string()]);

@@ -4,6 +4,7 @@ use beampipe_domain::profile::{Deployment, RestRemote, Simulated, SlurmRemote, S
 use serde_json::{Map, Value};
 
 use crate::api::problem::FieldError;
+use crate::backends::slurm::{self, check::Wrong};
 
 pub const TRANSLATION: &[&str] = &["algo", "num_par", "num_islands", "tm_url"];
 const REST: &[&str] =
@@ -182,18 +183,8 @@ pub fn spec(spec: &Spec, errors: &mut Vec<FieldError>) {
             }
         }
         Deployment::SlurmRemote(remote) => {
-            if !is_host(&remote.login_node) {
-                wrong("deployment.login_node", "is no host", "a host name or address");
-            }
-            for (field, path) in
-                [("home_dir", &remote.home_dir), ("log_dir", &remote.log_dir), ("dlg_root", &remote.dlg_root)]
-            {
-                if !path.starts_with('/') {
-                    wrong(&format!("deployment.{field}"), "is no absolute path", "a path that starts with /");
-                }
-            }
-            if remote.account.is_empty() {
-                wrong("deployment.account", "is empty", "the account that jobs are charged to");
+            for Wrong { field, message, hint } in slurm::check::check(remote) {
+                wrong(&format!("deployment.{field}"), &message, &hint);
             }
         }
         Deployment::Simulated(simulated) => {

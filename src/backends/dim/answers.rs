@@ -120,26 +120,26 @@ pub fn parse_drop_detail(body: &[u8]) -> Result<DropDetail, String> {
         logs: Vec<BTreeMap<String, Value>>,
     }
     let wire: Wire = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    Ok(DropDetail { oid: wire.oid, log: log_lines(&wire.logs) })
+}
+
+/// What a drop logged as plain text; a bounded number of lines, each bounded.
+pub fn log_lines(lines: &[BTreeMap<String, Value>]) -> Vec<LogLine> {
     let word = |line: &BTreeMap<String, Value>, name: &str| match line.get(name) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
         None => String::new(),
     };
-    let log = wire
-        .logs
-        .iter()
-        .take(evidence::MOST_LINES)
-        .map(|line| LogLine {
-            time: word(line, "time"),
-            level: word(line, "Level"),
-            module: word(line, "Module"),
-            message: evidence::shorten(
-                evidence::plain_text(&word(line, "Message")).trim(),
-                evidence::LONGEST_LINE,
-            ),
-        })
-        .collect();
-    Ok(DropDetail { oid: wire.oid, log })
+    let line = |line: &BTreeMap<String, Value>| LogLine {
+        time: word(line, "time"),
+        level: word(line, "Level"),
+        module: word(line, "Module"),
+        message: evidence::shorten(
+            evidence::plain_text(&word(line, "Message")).trim(),
+            evidence::LONGEST_LINE,
+        ),
+    };
+    lines.iter().take(evidence::MOST_LINES).map(line).collect()
 }
 
 /// Reads an answer to `graph/status` that was kept.
