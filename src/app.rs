@@ -22,6 +22,7 @@ use crate::config::{Config, Role};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::metrics::measured::Measured;
+use crate::ssh;
 use crate::work::{self, Shop};
 
 /// Serves until it is told to stop (SIGTERM, SIGINT).
@@ -66,6 +67,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let simulated_dir =
         config.work.simulated_dir.clone().or_else(|| Some(config.state_dir.join("simulated")));
     let settings = crate::config::Work { instance_name, simulated_dir, ..config.work.clone() };
+    let credentials = config.credentials.dir.clone().unwrap_or_else(|| config.state_dir.join("credentials"));
     let shop = Shop::new(
         handle,
         models.clone(),
@@ -75,6 +77,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         config.dependencies.clone(),
         metrics,
         process,
+        ssh::Pool::new(ssh::Credentials::new(&credentials), ssh::Settings::default()),
     )?;
     let seen = shop.seen.clone();
     readiness.looks_from(move || {

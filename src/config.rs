@@ -29,8 +29,17 @@ pub struct Config {
     pub metrics: Metrics,
     pub auth: Auth,
     pub work: Work,
+    pub credentials: Credentials,
     pub dependencies: Dependencies,
     pub telemetry: Telemetry,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Credentials {
+    /// Where the credential slots of login nodes are: `<dir>/ssh/<slot>/{private_key,passphrase,known_hosts}`. Absent:
+    /// `credentials` in the state directory.
+    pub dir: Option<PathBuf>,
 }
 
 /// What a process does.
@@ -136,6 +145,12 @@ pub struct Work {
     /// The bound on one request to a DIM, in seconds; an answer later than this counts as lost.
     pub dim_timeout_seconds: u64,
     pub translator_timeout_seconds: u64,
+    /// A login node is asked for its jobs no more often than this, in seconds, unless its profiles say otherwise.
+    pub slurm_poll_floor_seconds: u32,
+    /// How late accounting may know a job; a submission without an answer is looked for this long, in seconds.
+    pub slurm_settle_seconds: u64,
+    /// After so many failures in a row to reach a login node, nothing more is admitted to its profiles until it answers.
+    pub slurm_pause_after_failures: u32,
     /// How long a stop waits for running jobs before it hands them back, in seconds.
     pub drain_seconds: u64,
     /// Where the relative graph paths of project configurations start.
@@ -218,6 +233,9 @@ impl Default for Work {
             dim_poll_ms: 5000,
             dim_timeout_seconds: 30,
             translator_timeout_seconds: 120,
+            slurm_poll_floor_seconds: 10,
+            slurm_settle_seconds: 240,
+            slurm_pause_after_failures: 4,
             drain_seconds: 10,
             graph_dir: PathBuf::from("."),
             simulated_dir: None,
@@ -249,6 +267,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             auth: Auth::default(),
             work: Work::default(),
+            credentials: Credentials::default(),
             dependencies: Dependencies::default(),
             telemetry: Telemetry::default(),
         }

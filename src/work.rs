@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use beampipe_domain::execution::{self, Created};
-use beampipe_domain::profile::Deployment;
+use beampipe_domain::profile::{Deployment, SlurmRemote};
 use beampipe_domain::project;
 use beampipe_log::{Direction, Filter};
 use beampipe_projections::Models;
@@ -36,6 +36,7 @@ use crate::archives::tap::{Limits, TapClient};
 use crate::artifacts::Artifacts;
 use crate::backends::dim::Dim;
 use crate::backends::simulated::{Settings, Simulated, World};
+use crate::backends::slurm::cluster::Cluster;
 use crate::backends::{self, Backend};
 use crate::clock::Clock;
 use crate::codec;
@@ -43,6 +44,7 @@ use crate::config;
 use crate::handle::{Handle, HandleError};
 use crate::metrics::Metrics;
 use crate::project::ProjectConfig;
+use crate::ssh;
 
 /// Everything that work is done with.
 pub struct Shop {
@@ -65,6 +67,8 @@ pub struct Shop {
     pub polls: Polls,
     /// What the probes saw last.
     pub seen: probes::Seen,
+    /// Connections to login nodes.
+    pub ssh: ssh::Pool,
     turns: Mutex<lru::LruCache<String, Arc<tokio::sync::Mutex<()>>>>,
     archives: Mutex<HashMap<String, TapClient>>,
     configs: Mutex<lru::LruCache<Uuid, Arc<ProjectConfig>>>,
@@ -111,6 +115,7 @@ impl Shop {
         dependencies: config::Dependencies,
         metrics: Arc<Metrics>,
         process: String,
+        ssh: ssh::Pool,
     ) -> Result<Self, reqwest::Error> {
         Ok(Self {
             handle,
@@ -127,6 +132,7 @@ impl Shop {
             http_unverified: backends::client(false)?,
             polls: Polls::default(),
             seen: probes::Seen::default(),
+            ssh,
             turns: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(1023))),
             archives: Mutex::default(),
             configs: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(63))),
@@ -215,10 +221,13 @@ impl Shop {
                     seed: simulated.seed,
                 },
             ))),
-            Deployment::SlurmRemote(_) => {
-                Err("this release runs executions on rest_remote and simulated profiles".into())
-            }
+            Deployment::SlurmRemote(_) => Err("a cluster has no manager that answers by itself".into()),
         }
+    }
+
+    /// The cluster that a pinned profile names.
+    pub fn cluster(&self, remote: &SlurmRemote) -> Result<Cluster, String> {
+        Ok(Cluster::new(self.ssh.clone(), cluster::target(remote)?))
     }
 
     /// The turn to hand over to a place: one hand-over at a time, see [`submit`].
@@ -253,6 +262,8 @@ pub struct Poll {
     pub next_poll_at: DateTime<Utc>,
     /// Why the last look saw nothing, if so.
     pub trouble: Option<String>,
+    /// What the last look saw that is not worth an event: why a job waits now.
+    pub note: Option<String>,
 }
 
 /// The looks of this process, by execution.

@@ -52,6 +52,8 @@ pub struct Poll {
     pub last_poll_at: Option<DateTime<Utc>>,
     pub next_poll_at: DateTime<Utc>,
     pub trouble: Option<String>,
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// What is known of a process by its beats.

@@ -163,6 +163,20 @@ impl Evidence {
     }
 }
 
+/// What a drop said went wrong, as one line.
+pub fn first_line(drop: &ErrorDrop) -> String {
+    let error = drop.log.iter().find(|line| line.level == "ERROR").or(drop.log.first());
+    let message =
+        error.map(|line| line.message.as_str()).or(drop.log_missing.as_deref()).unwrap_or("it left no log");
+    let mut line: String =
+        message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
+    if line.len() > 500 {
+        let end = (0..=500).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+        line.truncate(end);
+    }
+    line
+}
+
 /// Takes tags and entities out of what a manager means for a web page.
 pub fn plain_text(html: &str) -> String {
     let mut text = String::with_capacity(html.len());

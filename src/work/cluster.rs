@@ -5,7 +5,10 @@
 
 use beampipe_domain::profile::SlurmRemote;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+
+use crate::backends::slurm::Printed;
+use crate::backends::slurm::cluster::Cluster;
+use crate::ssh::{self, Output};
 
 /// The port of SSH (RFC 4251 §4).
 const SSH_PORT: u16 = 22;
@@ -41,9 +44,40 @@ impl std::fmt::Display for Site {
     }
 }
 
-/// The directory of a session on the cluster: where DALiuGE would have it, below its root (`<DLG_ROOT>/workspace`).
-pub fn session_dir(remote: &SlurmRemote, session: Uuid) -> String {
-    format!("{}/workspace/{session}", remote.dlg_root.trim_end_matches('/'))
+/// The way in that a profile names.
+pub fn target(remote: &SlurmRemote) -> Result<ssh::Target, String> {
+    let site = Site::of(remote)?;
+    let Site { login_node, ssh_port, remote_user, ssh_credential } = &site;
+    let target = ssh::Target::new(login_node, *ssh_port, remote_user, ssh_credential);
+    let target = target.map_err(|error| error.to_string())?;
+    let Some(jump) = &remote.jump else { return Ok(target) };
+    let (user, slot) = (jump.remote_user.as_ref(), jump.ssh_credential.as_ref());
+    let jump = ssh::Target::new(
+        &jump.host,
+        jump.ssh_port.unwrap_or(SSH_PORT),
+        user.unwrap_or(remote_user),
+        slot.unwrap_or(ssh_credential),
+    );
+    Ok(target.through(jump.map_err(|error| format!("jump: {error}"))?))
+}
+
+/// What a command printed on a login node.
+pub struct Said(Output);
+
+impl Said {
+    pub fn printed(&self) -> Printed<'_> {
+        // Without a code it was ended by a signal, as a shell says it.
+        Printed { exit: self.0.code.unwrap_or(128), stdout: &self.0.stdout, stderr: &self.0.stderr }
+    }
+}
+
+/// Runs a line of squeue or sacct. What was cut off says nothing.
+pub async fn asked(cluster: &Cluster, line: &str) -> Result<Said, String> {
+    let said = cluster.run(line).await.map_err(|error| error.to_string())?;
+    if said.truncated {
+        return Err("the answer is larger than what is read of one".into());
+    }
+    Ok(Said(said))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod discover;
 pub mod execute;
 pub mod watch;
+pub mod watch_cluster;
 
 use beampipe_domain::job::{Enqueued, Kind};
 use serde_json::Value;
@@ -49,7 +50,8 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
             super::scheduler::on_demand(shop, &job.context, project).await.map(Some)
         }
         Kind::DimPollTick => super::scheduler::reconcile(shop, &job.context).await.map(|()| None),
-        Kind::SlurmPollTick | Kind::AlertEvaluatorTick => {
+        Kind::SlurmPollTick => watch_cluster::run(shop, job).await,
+        Kind::AlertEvaluatorTick => {
             Err(JobError::Fail(format!("this release does no {} jobs", job.order.kind)))
         }
     }

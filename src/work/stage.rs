@@ -8,22 +8,28 @@ use std::time::Instant;
 
 use beampipe_domain::Rejection;
 use beampipe_domain::execution::{
-    Artifact, Command, Created, Execution, GraphPrepared, ManifestBuilt, Receipt, Translated,
+    Artifact, Command, Created, Execution, GraphPrepared, ManifestBuilt, Receipt, Submission, Translated,
 };
-use beampipe_domain::profile::{Algorithm, Deployment};
+use beampipe_domain::profile::{Algorithm, Deployment, SlurmRemote};
 use bytes::Bytes;
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::cluster::Site;
 use super::jobs::Claimed;
-use super::submit::HandOver;
+use super::submit::{HandOver, Over, slurm};
 use super::{JobError, Shop};
 use crate::backends::graph::PhysicalGraph;
+use crate::backends::slurm::script;
 use crate::backends::translator::{self, TranslateError, Translator};
 use crate::handle::HandleError;
 use crate::project::graph::{self as graphs, GraphError};
 use crate::project::manifest::{self, Selection};
 use crate::project::metadata::Prepared;
+
+/// The manifest, for people who look into a session's directory: the graph has it inside.
+const MANIFEST_FILE: &str = "manifest.json";
 
 /// Why there is nothing to submit.
 #[derive(Debug, thiserror::Error)]
@@ -158,39 +164,22 @@ pub async fn translate(
     let (physical, translator) = match &created.profile.spec.deployment {
         Deployment::Simulated(_) => (simulated_graph(&graph, session)?, "simulated".to_owned()),
         Deployment::RestRemote(remote) => {
-            let translation = &created.profile.spec.translation;
-            let tm_url = translation.tm_url.as_deref().or(shop.settings.tm_url.as_deref());
-            let Some(tm_url) = tm_url else {
-                let error =
-                    "neither the profile's translation.tm_url nor the server's work.tm_url is set".to_owned();
-                return Err(StageError::Never { class: "configuration", error });
-            };
-            let bound = std::time::Duration::from_secs(shop.settings.translator_timeout_seconds);
-            let translator = Translator::new(shop.http.clone(), tm_url).with_timeout(bound);
-            let algorithm = match translation.algo {
-                Algorithm::Metis => translator::Algorithm::Metis,
-                Algorithm::Mysarkar => translator::Algorithm::Mysarkar,
-            };
-            let islands = translation.num_islands.max(1);
-            let template = translator
-                .unroll_and_partition(
-                    &graph,
-                    algorithm,
-                    translation.num_par.max(1),
-                    islands,
-                    &session.to_string(),
-                )
-                .await
-                .map_err(translation_failed)?;
+            let islands = created.profile.spec.translation.num_islands.max(1);
+            let (translator, tm_url) = translator_of(shop, created)?;
+            let partitions = created.profile.spec.translation.num_par.max(1);
+            let template = partition(&translator, created, &graph, partitions, islands, session).await?;
             let host = remote.dim_host_for_tm.as_deref().unwrap_or(&remote.deploy_host);
             let port = remote.dim_port_for_tm.unwrap_or(remote.deploy_port);
             let physical =
                 translator.map(&template, host, port, islands).await.map_err(translation_failed)?;
-            (physical, tm_url.to_owned())
+            (physical, tm_url)
         }
-        Deployment::SlurmRemote(_) => {
-            let error = "this release runs executions on rest_remote and simulated profiles".to_owned();
-            return Err(StageError::Never { class: "unsupported", error });
+        // Which nodes the job will have is only known inside it: the launcher maps the template onto them.
+        Deployment::SlurmRemote(remote) => {
+            let (translator, tm_url) = translator_of(shop, created)?;
+            let (nodes, islands) = (script::nodes(remote), remote.num_islands.max(1));
+            let partitions = created.profile.spec.translation.num_par.max(nodes);
+            (partition(&translator, created, &graph, partitions, islands, session).await?, tm_url)
         }
     };
     let drops = PhysicalGraph::parse(&physical).map_err(|error| never("internal")(error.to_string()))?;
@@ -204,6 +193,35 @@ pub async fn translate(
     });
     shop.handle.handle::<Execution>(&key, &job.context, command).await?;
     Ok(())
+}
+
+/// The translator of an execution's profile, and where it is.
+fn translator_of(shop: &Shop, created: &Created) -> Result<(Translator, String), StageError> {
+    let translation = &created.profile.spec.translation;
+    let Some(tm_url) = translation.tm_url.as_deref().or(shop.settings.tm_url.as_deref()) else {
+        let error = "neither the profile's translation.tm_url nor the server's work.tm_url is set".to_owned();
+        return Err(StageError::Never { class: "configuration", error });
+    };
+    let bound = std::time::Duration::from_secs(shop.settings.translator_timeout_seconds);
+    Ok((Translator::new(shop.http.clone(), tm_url).with_timeout(bound), tm_url.to_owned()))
+}
+
+/// The graph's drops in partitions, not mapped onto nodes.
+async fn partition(
+    translator: &Translator,
+    created: &Created,
+    graph: &Bytes,
+    partitions: u32,
+    islands: u32,
+    session: Uuid,
+) -> Result<Bytes, StageError> {
+    let algorithm = match created.profile.spec.translation.algo {
+        Algorithm::Metis => translator::Algorithm::Metis,
+        Algorithm::Mysarkar => translator::Algorithm::Mysarkar,
+    };
+    let name = session.to_string();
+    let template = translator.unroll_and_partition(graph, algorithm, partitions, islands, &name).await;
+    template.map_err(translation_failed)
 }
 
 fn translation_failed(error: TranslateError) -> StageError {
@@ -252,10 +270,13 @@ pub async fn physical_graph(shop: &Shop, execution: Uuid) -> Result<Bytes, JobEr
 }
 
 /// What is needed to go on with the hand-over that `state` has announced.
-pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Result<HandOver, JobError> {
+pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Result<Over, JobError> {
     let submission = state.submission().ok_or_else(|| JobError::Fail("no hand-over was announced".into()))?;
     let created = shop.created(execution).await?;
-    let deployment = created.profile.spec.deployment;
+    let deployment = created.profile.spec.deployment.clone();
+    if let Deployment::SlurmRemote(remote) = &deployment {
+        return Ok(Over::Cluster(to_cluster(shop, execution, state, submission, remote, &created).await?));
+    }
     let backend = shop.backend(&deployment).map_err(JobError::Fail)?;
     let session = submission.session_id.to_string();
     let clock = shop.clock.clone();
@@ -277,7 +298,49 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
     });
     let graph = physical_graph(shop, execution).await?;
     let turn = shop.turn(&place);
-    Ok(HandOver { execution, session, backend, graph, receipt, turn })
+    Ok(Over::Manager(HandOver { execution, session, backend, graph, receipt, turn }))
+}
+
+async fn to_cluster(
+    shop: &Shop,
+    execution: Uuid,
+    state: &Execution,
+    submission: &Submission,
+    remote: &SlurmRemote,
+    created: &Created,
+) -> Result<slurm::HandOver, JobError> {
+    let session = submission.session_id.to_string();
+    let directory = script::directory(remote, &session);
+    let run = created.source_identifiers.join(", ");
+    let named = script::Session { id: &session, directory: &directory, run: &run };
+    let text = script::render(remote, named).map_err(|error| JobError::Fail(error.to_string()))?;
+    let graph = physical_graph(shop, execution).await?;
+    let mut files = vec![
+        slurm::File { name: script::SCRIPT_FILE, bytes: text.into(), mode: 0o750 },
+        slurm::File {
+            name: script::LAUNCHER_FILE,
+            bytes: Bytes::from_static(script::LAUNCHER.as_bytes()),
+            mode: 0o640,
+        },
+        slurm::File { name: script::TEMPLATE_FILE, bytes: graph, mode: 0o640 },
+    ];
+    if let Some(sha256) = state.work().and_then(|work| work.manifest_sha256.as_ref()) {
+        let bytes = shop.artifacts.get(sha256).await.map_err(|error| JobError::Retry(error.to_string()))?;
+        files.push(slurm::File { name: MANIFEST_FILE, bytes, mode: 0o640 });
+    }
+    let deadline_at = submission.deadline_at.unwrap_or_else(|| shop.clock.now());
+    let margin = TimeDelta::seconds(shop.settings.slurm_settle_seconds as i64);
+    Ok(slurm::HandOver {
+        execution,
+        site: Site::of(remote).map_err(JobError::Fail)?,
+        cluster: shop.cluster(remote).map_err(JobError::Fail)?,
+        turn: shop.turn(&session),
+        session,
+        directory,
+        files,
+        announced_at: deadline_at - margin,
+        deadline_at,
+    })
 }
 
 async fn fetch(shop: &Shop, sha256: &str) -> Result<Bytes, StageError> {

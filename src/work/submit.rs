@@ -17,6 +17,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::Shop;
+
+pub mod slurm;
+
 use crate::backends::graph::PhysicalGraph;
 use crate::backends::{Backend, Created, Look, LookError, State, Step, SubmitError};
 use crate::handle::{Context, HandleError};
@@ -68,14 +71,27 @@ enum Next {
     },
 }
 
+/// A hand-over, to whichever place.
+pub enum Over {
+    /// To a Data Island Manager, or a simulated one.
+    Manager(HandOver),
+    Cluster(slurm::HandOver),
+}
+
 /// The first hand-over of an attempt, right after it was announced.
-pub async fn submit(shop: &Shop, context: &Context, over: &HandOver) -> Result<HandedOver, HandleError> {
-    go_on(shop, context, over, Next::Create).await
+pub async fn submit(shop: &Shop, context: &Context, over: &Over) -> Result<HandedOver, HandleError> {
+    match over {
+        Over::Manager(over) => go_on(shop, context, over, Next::Create).await,
+        Over::Cluster(over) => slurm::submit(shop, context, over).await,
+    }
 }
 
 /// Finds out what became of a hand-over, and finishes it if it had not happened.
-pub async fn settle(shop: &Shop, context: &Context, over: &HandOver) -> Result<HandedOver, HandleError> {
-    go_on(shop, context, over, Next::Look).await
+pub async fn settle(shop: &Shop, context: &Context, over: &Over) -> Result<HandedOver, HandleError> {
+    match over {
+        Over::Manager(over) => go_on(shop, context, over, Next::Look).await,
+        Over::Cluster(over) => slurm::settle(shop, context, over).await,
+    }
 }
 
 async fn go_on(

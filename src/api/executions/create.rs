@@ -24,6 +24,7 @@ use crate::api::authenticate::Caller;
 use crate::api::extract::Body;
 use crate::api::idempotency;
 use crate::api::problem::{FieldError, Problem};
+use crate::backends::slurm::check as slurm;
 use crate::codec;
 use crate::handle::{HandleError, stream_name};
 use crate::project::ProjectConfig;
@@ -165,7 +166,7 @@ async fn pin(
         );
     }
     match &spec.deployment {
-        Deployment::RestRemote(_)
+        Deployment::RestRemote(_) | Deployment::SlurmRemote(_)
             if spec.translation.tm_url.is_none() && api.settings.default_tm_url.is_none() =>
         {
             errors.push(
@@ -173,10 +174,11 @@ async fn pin(
                     .hint("set translation.tm_url in the profile, or the server's default"),
             );
         }
-        Deployment::SlurmRemote(_) => errors.push(
-            FieldError::new(field, format!("profile {:?} is of kind slurm_remote", spec.name))
-                .hint("this release executes on rest_remote and simulated profiles"),
-        ),
+        // One that was stored before an update may lack what is asked for now.
+        Deployment::SlurmRemote(remote) => errors.extend(slurm::check(remote).into_iter().map(|wrong| {
+            let what = format!("profile {:?}: deployment.{} {}", spec.name, wrong.field, wrong.message);
+            FieldError::new(field, what).hint(wrong.hint)
+        })),
         Deployment::RestRemote(_) | Deployment::Simulated(_) => {}
     }
     Ok(Some(PinnedProfile {

@@ -58,7 +58,8 @@ impl Render {
 
 /// The part of a profile that a job is made of.
 fn slurm(mut profile: Value) -> anyhow::Result<SlurmRemote> {
-    let mut deployment = profile.get_mut("deployment").map(Value::take).context("the profile has no deployment")?;
+    let mut deployment =
+        profile.get_mut("deployment").map(Value::take).context("the profile has no deployment")?;
     if let Value::Object(fields) = &mut deployment {
         // Consoles write null for what is absent.
         fields.retain(|_, value| !value.is_null());

@@ -1,13 +1,16 @@
 //! `execute`: stages an execution and hands it over, or finds out what an earlier claim of the same job left behind.
 
-use beampipe_domain::execution::{Command, Execution, SubmissionStarted};
+use beampipe_domain::execution::{Command, Created, Execution, SubmissionStarted};
 use beampipe_domain::id;
+use beampipe_domain::profile::Deployment;
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Claimed;
+use crate::backends::slurm::script;
 use crate::handle::HandleError;
+use crate::work::cluster::Site;
 use crate::work::room::{self, Room};
 use crate::work::stage::{self, StageError};
 use crate::work::submit::{HandedOver, settle, submit};
@@ -75,27 +78,53 @@ async fn prepare(
     let loaded = shop.handle.load::<Execution>(&key).await?;
     let attempt = loaded.state.facts().map_or(1, |facts| facts.attempt);
     let session_id = id::session(execution, attempt);
-    let deployment = &created.profile.spec.deployment;
-    let backend =
-        shop.backend(deployment).map_err(|error| StageError::Never { class: "unsupported", error })?;
-    let session = session_id.to_string();
-    // Every request of the hand-over is bounded, so after three of them an answer is overdue.
-    let overdue = TimeDelta::seconds(3 * shop.settings.dim_timeout_seconds as i64);
-    let started = SubmissionStarted {
-        attempt,
-        session_id,
-        backend: deployment.kind().to_owned(),
-        deadline_at: Some(shop.clock.now() + overdue),
-        dim_rest_base: stage::rest_base(deployment),
-        dim_session_status_url: backend.session_status_url(&session),
-        dim_graph_status_url: backend.graph_status_url(&session),
-        ..SubmissionStarted::default()
-    };
+    let started = announcement(shop, &created, attempt, session_id)?;
     let done = shop.handle.handle::<Execution>(&key, &job.context, Command::BeginSubmission(started)).await?;
     crate::fault::point("submission_started");
     let over = stage::hand_over(shop, execution, &done.state).await?;
     let handed = submit(shop, &job.context, &over).await?;
     Ok(told(shop, job, execution, handed).await?)
+}
+
+/// What is made durable before the first request leaves.
+fn announcement(
+    shop: &Shop,
+    created: &Created,
+    attempt: u32,
+    session_id: Uuid,
+) -> Result<SubmissionStarted, StageError> {
+    let deployment = &created.profile.spec.deployment;
+    let never = |error| StageError::Never { class: "configuration", error };
+    let (session, now) = (session_id.to_string(), shop.clock.now());
+    let announced = SubmissionStarted {
+        attempt,
+        session_id,
+        backend: deployment.kind().to_owned(),
+        ..SubmissionStarted::default()
+    };
+    if let Deployment::SlurmRemote(remote) = deployment {
+        let site = Site::of(remote).map_err(never)?;
+        // Until then accounting may be late.
+        let settled = TimeDelta::seconds(shop.settings.slurm_settle_seconds as i64);
+        return Ok(SubmissionStarted {
+            deadline_at: Some(now + settled),
+            slurm_session_dir: Some(script::directory(remote, &session)),
+            slurm_login_node: Some(site.login_node),
+            slurm_remote_user: Some(site.remote_user),
+            ..announced
+        });
+    }
+    let backend =
+        shop.backend(deployment).map_err(|error| StageError::Never { class: "unsupported", error })?;
+    // Every request of the hand-over is bounded, so after three of them an answer is overdue.
+    let overdue = TimeDelta::seconds(3 * shop.settings.dim_timeout_seconds as i64);
+    Ok(SubmissionStarted {
+        deadline_at: Some(now + overdue),
+        dim_rest_base: stage::rest_base(deployment),
+        dim_session_status_url: backend.session_status_url(&session),
+        dim_graph_status_url: backend.graph_status_url(&session),
+        ..announced
+    })
 }
 
 /// What a hand-over came to, and who goes on with it.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Claimed;
-use crate::backends::{Backend, Look, State};
+use crate::backends::{Backend, Look, State, evidence};
 use crate::handle::{HandleError, stream_name};
 use crate::work::stage;
 use crate::work::submit::{HandedOver, settle};
@@ -114,7 +114,7 @@ impl Watch<'_> {
             let next_poll_at = now + chrono::TimeDelta::from_std(pause).unwrap_or_default();
             self.shop.polls.note(
                 self.execution,
-                Poll { round: self.round, started_at, last_poll_at: now, next_poll_at, trouble },
+                Poll { round: self.round, started_at, last_poll_at: now, next_poll_at, trouble, note: None },
             );
             let until = tokio::time::Instant::now() + pause;
             loop {
@@ -250,7 +250,7 @@ impl Watch<'_> {
                     .map(|drop| ErrorDrop {
                         oid: drop.oid.clone(),
                         name: drop.name.clone(),
-                        message: first_line(drop),
+                        message: evidence::first_line(drop),
                     })
                     .collect();
                 evidence.summary()
@@ -303,17 +303,4 @@ impl Watch<'_> {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-fn first_line(drop: &crate::backends::evidence::ErrorDrop) -> String {
-    let error = drop.log.iter().find(|line| line.level == "ERROR").or(drop.log.first());
-    let message =
-        error.map(|line| line.message.as_str()).or(drop.log_missing.as_deref()).unwrap_or("it left no log");
-    let mut line: String =
-        message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
-    if line.len() > 500 {
-        let end = (0..=500).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
-        line.truncate(end);
-    }
-    line
 }
