@@ -156,6 +156,7 @@ fn api_settings(config: &Config) -> Settings {
         scheduler_lease: Duration::from_secs(config.work.scheduler_lease_seconds),
         job_max_attempts: config.work.max_attempts,
         graph_dir: config.work.graph_dir.clone(),
+        credentials: config.credentials(),
         ..Settings::default()
     }
 }

@@ -16,6 +16,9 @@ use crate::artifacts;
 use crate::engine::Place;
 use crate::secrets::SecretRef;
 
+mod ssh;
+pub use ssh::Ssh;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -30,6 +33,7 @@ pub struct Config {
     pub auth: Auth,
     pub work: Work,
     pub dependencies: Dependencies,
+    pub ssh: Ssh,
     pub telemetry: Telemetry,
 }
 
@@ -249,6 +253,7 @@ impl Default for Config {
             auth: Auth::default(),
             work: Work::default(),
             dependencies: Dependencies::default(),
+            ssh: Ssh::default(),
             telemetry: Telemetry::default(),
         }
     }
@@ -330,6 +335,7 @@ impl Config {
             return invalid("log.url", "has a password in it; say with log.password where one is");
         }
         self.check_artifacts()?;
+        self.ssh.check()?;
         if let Place::EventStore { address, .. } = self.log_place() {
             let named = self.log.username.is_some() || address.contains('@');
             if named != self.log.password.is_some() {
