@@ -150,7 +150,7 @@ impl Cluster {
 
     /// Runs a command line, such as a squeue or a sacct, with the variables that make Slurm's output the same everywhere.
     pub async fn run(&self, line: &str) -> Result<Output, Error> {
-        self.pool.run(&self.target, shell(&format!("LC_ALL=C; export LC_ALL; {line}"))).await
+        self.pool.run(&self.target, shell(&format!("LC_ALL=C; export LC_ALL; {line}"))?).await
     }
 
     /// Asks Slurm to end a job. That it said nothing is no proof: it is silent about jobs it does not know as well.
@@ -160,7 +160,7 @@ impl Cluster {
         if !plain {
             return Err(Error::Invalid(format!("{job_id:?} is no id of a Slurm job")));
         }
-        self.run(&format!("scancel {}", quote(job_id))).await
+        self.run(&format!("scancel {job_id}")).await
     }
 
     /// Reads at most `limit` bytes of a file of the session.
@@ -187,10 +187,10 @@ fn submission(directory: &str, session: &str) -> Result<String, Error> {
     if !plain {
         return Err(Error::Invalid(format!("{session:?} is no name of a session")));
     }
-    let (directory, job) = (quote(directory), quote(&format!("{directory}/job.sh")));
-    let lost = marks::NOT_REACHED.map(|words| format!("-e {}", quote(words))).join(" ");
+    let (directory, job) = (word(directory)?, word(&format!("{directory}/job.sh"))?);
+    let lost = marks::NOT_REACHED.map(|words| format!("-e '{words}'")).join(" ");
     // Whoever closes the connection, or this session with it, does not stop it half way.
-    Ok(shell(&format!(
+    shell(&format!(
         "trap '' HUP INT TERM PIPE; LC_ALL=C; export LC_ALL; \
          cd {directory} || exit {no_directory}; \
          [ -f {job} ] || exit {no_directory}; \
@@ -205,12 +205,17 @@ fn submission(directory: &str, session: &str) -> Result<String, Error> {
         no_mark = marks::NO_MARK,
         not_reached = marks::MARK_GIVEN_BACK,
         line = marks::ANSWER,
-    )))
+    ))
 }
 
 /// The same words for whatever shell the user has.
-fn shell(script: &str) -> String {
-    format!("exec sh -c {}", quote(script))
+fn shell(script: &str) -> Result<String, Error> {
+    Ok(format!("exec sh -c {}", word(script)?))
+}
+
+/// A text as one word of a shell.
+fn word(text: &str) -> Result<String, Error> {
+    quote(text).map_err(|nul| Error::Invalid(nul.to_string()))
 }
 
 fn absolute(directory: &str) -> Result<&str, Error> {

@@ -4,7 +4,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Cluster, quote};
+use super::{Cluster, word};
 use crate::ssh::{Error, Output};
 
 /// Room for files, in bytes.
@@ -46,7 +46,7 @@ impl Cluster {
         let line = format!(
             "d={}; while [ ! -e \"$d\" ] && [ \"$d\" != / ]; do d=$(dirname \"$d\"); done; df -Pk \"$d\"; \
              echo; quota -w -p 2>/dev/null; exit 0",
-            quote(path)
+            word(path)?
         );
         Ok(space(&self.run(&line).await?.stdout_text()))
     }
@@ -61,7 +61,7 @@ impl Cluster {
 
     /// What the site says of an account for our user.
     pub async fn account(&self, account: &str) -> Result<Account, Error> {
-        let user = quote(&self.target.user);
+        let user = word(&self.target.user)?;
         let list = self.run(&format!("sacctmgr -nP show assoc where user={user} format=account")).await?;
         let ours: Vec<String> = lines(&list).map(str::to_owned).collect();
         if ours.is_empty() {
@@ -70,7 +70,7 @@ impl Cluster {
         if !ours.iter().any(|name| name == account) {
             return Ok(Account::NotOurs { ours });
         }
-        let share = format!("sshare -nP -A {} -o Account,User,GrpTRESMins,GrpTRESRaw", quote(account));
+        let share = format!("sshare -nP -A {} -o Account,User,GrpTRESMins,GrpTRESRaw", word(account)?);
         let share = self.run(&share).await?;
         Ok(Account::Ours { cpu_minutes: lines(&share).find_map(|line| cpu_minutes(line, account)) })
     }
