@@ -24,6 +24,7 @@ use crate::auth::Passwords;
 use crate::clock::Clock;
 use crate::handle::Handle;
 use crate::metrics::Metrics;
+use crate::ssh::Credentials;
 
 // Login, accounts and API keys.
 pub mod accounts;
@@ -63,6 +64,8 @@ pub mod readiness;
 pub mod route;
 // Rows to JSON.
 pub mod shape;
+// Credential slots.
+pub mod slurm;
 // Sources.
 pub mod sources;
 // Throttling of logins.
@@ -104,6 +107,8 @@ pub struct Settings {
     pub job_max_attempts: u32,
     /// Where the relative graph paths of configurations start, to warn of a graph that is not there.
     pub graph_dir: std::path::PathBuf,
+    /// The credential slots of this process.
+    pub credentials: Credentials,
 }
 
 impl Default for Settings {
@@ -125,6 +130,7 @@ impl Default for Settings {
             scheduler_lease: Duration::from_secs(10),
             job_max_attempts: 5,
             graph_dir: ".".into(),
+            credentials: Credentials::new(std::path::Path::new("credentials")),
         }
     }
 }
@@ -237,6 +243,7 @@ pub fn routes() -> Vec<Route> {
         executions::routes(),
         jobs::routes(),
         workers::routes(),
+        slurm::routes(),
         projections::routes(),
         events::routes(),
     ]

@@ -67,7 +67,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let simulated_dir =
         config.work.simulated_dir.clone().or_else(|| Some(config.state_dir.join("simulated")));
     let settings = crate::config::Work { instance_name, simulated_dir, ..config.work.clone() };
-    let credentials = config.credentials.dir.clone().unwrap_or_else(|| config.state_dir.join("credentials"));
     let shop = Shop::new(
         handle,
         models.clone(),
@@ -77,7 +76,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         config.dependencies.clone(),
         metrics,
         process,
-        ssh::Pool::new(ssh::Credentials::new(&credentials), ssh::Settings::default()),
+        ssh::Pool::new(config.credentials(), config.ssh.settings()),
     )?;
     let seen = shop.seen.clone();
     readiness.looks_from(move || {
@@ -159,6 +158,7 @@ fn api_settings(config: &Config) -> Settings {
         scheduler_lease: Duration::from_secs(config.work.scheduler_lease_seconds),
         job_max_attempts: config.work.max_attempts,
         graph_dir: config.work.graph_dir.clone(),
+        credentials: config.credentials(),
         ..Settings::default()
     }
 }

@@ -28,6 +28,7 @@ mod profile;
 mod project;
 mod projections;
 mod serve;
+mod slurm;
 mod source;
 mod timeline;
 mod work;
@@ -84,6 +85,9 @@ enum Verb {
     /// Deployment profiles (API)
     #[command(subcommand)]
     Profile(profile::Verb),
+    /// Login nodes, and the keys for them
+    #[command(subcommand)]
+    Slurm(slurm::Verb),
     /// Sources (API)
     #[command(subcommand)]
     Source(source::Verb),
@@ -173,6 +177,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Project(verb) => verb.run(context).await,
         Verb::Admission(verb) => verb.run(context).await,
         Verb::Profile(verb) => verb.run(context).await,
+        Verb::Slurm(verb) => verb.run(context).await,
         Verb::Source(verb) => verb.run(context).await,
         Verb::Execution(verb) => verb.run(context).await,
         Verb::Job(verb) => verb.run(context).await,

@@ -16,6 +16,9 @@ use crate::artifacts;
 use crate::engine::Place;
 use crate::secrets::SecretRef;
 
+mod ssh;
+pub use ssh::Ssh;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -29,17 +32,9 @@ pub struct Config {
     pub metrics: Metrics,
     pub auth: Auth,
     pub work: Work,
-    pub credentials: Credentials,
     pub dependencies: Dependencies,
+    pub ssh: Ssh,
     pub telemetry: Telemetry,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Credentials {
-    /// Where the credential slots of login nodes are: `<dir>/ssh/<slot>/{private_key,passphrase,known_hosts}`. Absent:
-    /// `credentials` in the state directory.
-    pub dir: Option<PathBuf>,
 }
 
 /// What a process does.
@@ -267,8 +262,8 @@ impl Default for Config {
             metrics: Metrics::default(),
             auth: Auth::default(),
             work: Work::default(),
-            credentials: Credentials::default(),
             dependencies: Dependencies::default(),
+            ssh: Ssh::default(),
             telemetry: Telemetry::default(),
         }
     }
@@ -350,6 +345,7 @@ impl Config {
             return invalid("log.url", "has a password in it; say with log.password where one is");
         }
         self.check_artifacts()?;
+        self.ssh.check()?;
         if let Place::EventStore { address, .. } = self.log_place() {
             let named = self.log.username.is_some() || address.contains('@');
             if named != self.log.password.is_some() {

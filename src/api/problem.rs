@@ -69,6 +69,7 @@ kinds! {
     "project-unknown" 404 "no such project",
     "config-unknown" 404 "no such project configuration",
     "profile-unknown" 404 "no such deployment profile",
+    "credential-unknown" 404 "no such credential slot",
     "job-unknown" 404 "no such job",
     "worker-unknown" 404 "no such worker",
     "artifact-unknown" 404 "no such artifact",

@@ -15,24 +15,17 @@ use russh::keys::{Algorithm, HashAlg, PublicKey};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostKeyError {
     #[error(
-        "the host {host} is not known: it shows the {algorithm} key {fingerprint}; if the site publishes the same, add its \
-         line for {host} to {}", file.display()
+        "the host {host} is not known: it shows the key {shown}; if the site publishes the same, add its line for {host} to {}",
+        file.display()
     )]
-    Unknown { host: String, algorithm: String, fingerprint: String, file: PathBuf },
+    Unknown { host: String, shown: String, file: PathBuf },
     #[error(
-        "the host {host} shows another key than it had: {algorithm} {fingerprint}, and line {line} of {} says {expected}; \
-         either the site has changed it, and says so, or somebody stands between", file.display()
+        "the host {host} shows another key than it had: {shown}, and line {line} of {} says {expected}; either the site has \
+         changed it, and says so, or somebody stands between", file.display()
     )]
-    Changed {
-        host: String,
-        algorithm: String,
-        fingerprint: String,
-        expected: String,
-        line: usize,
-        file: PathBuf,
-    },
-    #[error("the host {host} shows the key {fingerprint}, which line {line} of {} has revoked", file.display())]
-    Revoked { host: String, fingerprint: String, line: usize, file: PathBuf },
+    Changed { host: String, shown: String, expected: String, line: usize, file: PathBuf },
+    #[error("the host {host} shows the key {shown}, which line {line} of {} has revoked", file.display())]
+    Revoked { host: String, shown: String, line: usize, file: PathBuf },
 }
 
 #[derive(Debug)]
@@ -75,29 +68,24 @@ impl KnownHosts {
     /// Whether the server at `host` and `port` may show `key`.
     pub fn check(&self, host: &str, port: u16, key: &PublicKey) -> Result<(), HostKeyError> {
         let host = name(host, port);
-        let (fingerprint, algorithm) = (fingerprint(key), key.algorithm().to_string());
-        let file = self.file.clone();
-        let of_host: Vec<&Entry> = self.entries.iter().filter(|entry| entry.names.match_(&host)).collect();
-        let same = |entry: &&&Entry| entry.key.key_data() == key.key_data();
-        if let Some(entry) = of_host.iter().filter(same).find(|entry| entry.revoked) {
-            return Err(HostKeyError::Revoked { host, fingerprint, line: entry.line, file });
+        let (shown, file) = (describe(key), self.file.clone());
+        let (revoked, trusted): (Vec<&Entry>, Vec<&Entry>) =
+            self.entries.iter().filter(|entry| entry.names.match_(&host)).partition(|entry| entry.revoked);
+        let same = |entry: &Entry| entry.key.key_data() == key.key_data();
+        if let Some(entry) = revoked.into_iter().find(|entry| same(entry)) {
+            return Err(HostKeyError::Revoked { host, shown, line: entry.line, file });
         }
-        let trusted: Vec<&Entry> = of_host.into_iter().filter(|entry| !entry.revoked).collect();
-        if trusted.iter().any(|entry| same(&entry)) {
+        if trusted.iter().any(|entry| same(entry)) {
             return Ok(());
         }
         // The one of the same kind says most about what has changed.
-        let other = trusted.iter().find(|entry| entry.key.algorithm() == key.algorithm()).or(trusted.first());
-        match other {
-            None => Err(HostKeyError::Unknown { host, algorithm, fingerprint, file }),
-            Some(entry) => Err(HostKeyError::Changed {
-                host,
-                algorithm,
-                fingerprint,
-                expected: format!("{} {}", entry.key.algorithm(), self::fingerprint(&entry.key)),
-                line: entry.line,
-                file,
-            }),
+        let alike = trusted.iter().find(|entry| entry.key.algorithm() == key.algorithm());
+        match alike.or(trusted.first()) {
+            None => Err(HostKeyError::Unknown { host, shown, file }),
+            Some(entry) => {
+                let expected = describe(&entry.key);
+                Err(HostKeyError::Changed { host, shown, expected, line: entry.line, file })
+            }
         }
     }
 
@@ -175,8 +163,8 @@ fn name(host: &str, port: u16) -> String {
     if port == 22 { host } else { format!("[{host}]:{port}") }
 }
 
-fn fingerprint(key: &PublicKey) -> String {
-    key.fingerprint(HashAlg::Sha256).to_string()
+fn describe(key: &PublicKey) -> String {
+    format!("{} {}", key.algorithm(), key.fingerprint(HashAlg::Sha256))
 }
 
 #[cfg(test)]

@@ -5,5 +5,6 @@ mod copying;
 mod offline;
 mod run;
 mod served;
+mod slurm;
 mod story;
 mod tail;

@@ -16,6 +16,7 @@ mod replay;
 mod scrape;
 mod secrets;
 mod service;
+mod slurm;
 mod standby;
 mod streams;
 mod stuck;

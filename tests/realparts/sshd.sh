@@ -48,6 +48,8 @@ start)
     # What tests leave on the login node; down.sh --remove takes it away with the rest.
     install -d -m 755 "$shared"
     install -d -o "$user" -g "$user" -m 755 "$shared/hpc"
+    # Found first on the login node: a test may put something before sbatch or squeue.
+    install -d -m 755 "$shared/front"
     # MaxSessions is left as sites have it. Forwarding is for the test of a jump host, which is this server as well.
     cat >"$base/sshd_config" <<CONF
 ListenAddress 127.0.0.1
@@ -68,7 +70,7 @@ X11Forwarding no
 PrintMotd no
 MaxStartups 200
 LogLevel VERBOSE
-SetEnv SLURM_CONF=$shared/slurm/etc/slurm.conf
+SetEnv SLURM_CONF=$shared/slurm/etc/slurm.conf PATH=$shared/front:/usr/local/bin:/usr/bin:/bin
 Subsystem sftp internal-sftp
 CONF
     launch sshd /usr/sbin/sshd -D -e -f "$base/sshd_config"

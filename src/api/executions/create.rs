@@ -175,6 +175,10 @@ async fn pin(
             );
         }
         // One that was stored before an update may lack what is asked for now.
+        Deployment::SlurmRemote(remote) if remote.remote_user.is_none() => errors.push(
+            FieldError::new(field, format!("profile {:?} names no remote_user", spec.name))
+                .hint("set deployment.remote_user: the user to log in as on the login node"),
+        ),
         Deployment::SlurmRemote(remote) => errors.extend(slurm::check(remote).into_iter().map(|wrong| {
             let what = format!("profile {:?}: deployment.{} {}", spec.name, wrong.field, wrong.message);
             FieldError::new(field, what).hint(wrong.hint)

@@ -39,6 +39,8 @@ const SLURM: &[&str] = &[
     "container_runtime",
     "resources",
     "manager_topology",
+    "poll_floor_seconds",
+    "jump",
 ];
 
 /// Without the nulls that stand for absent fields.

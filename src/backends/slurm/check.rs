@@ -140,29 +140,38 @@ fn login(remote: &SlurmRemote, wrong: &mut Wrongs) {
     );
     wrong.must(remote.ssh_port != Some(0), "ssh_port", "is 0", "1 to 65535, or null for 22");
     if let Some(user) = &remote.remote_user {
-        let mut letters = user.chars();
-        let fits = letters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_')
-            && letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
-            && user.len() <= 32;
-        wrong.must(
-            fits,
-            "remote_user",
-            "is no user name",
-            "small letters, digits, _ and -, a letter or _ first, at most 32",
-        );
+        wrong.must(is_user(user), "remote_user", "is no user name", USER);
     }
-    if let Some(slot) = &remote.ssh_credential {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        let fits = (1..=64).contains(&slot.len())
-            && slot.chars().all(fits)
-            && slot.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-        wrong.must(
-            fits,
-            "ssh_credential",
-            "is no name of a slot",
-            "a directory below credentials/ssh: letters, digits and _ . -, at most 64",
-        );
+    slot(remote.ssh_credential.as_deref(), "ssh_credential", wrong);
+    wrong.within(remote.poll_floor_seconds, (1, 86_400), "poll_floor_seconds");
+    if let Some(jump) = &remote.jump {
+        const HOST: &str = "a host name or address; IPv6 in brackets";
+        wrong.must(is_host(&jump.host), "jump.host", "is no host", HOST);
+        wrong.must(jump.ssh_port != Some(0), "jump.ssh_port", "is 0", "1 to 65535, or null for 22");
+        if let Some(user) = &jump.remote_user {
+            wrong.must(is_user(user), "jump.remote_user", "is no user name", USER);
+        }
+        slot(jump.ssh_credential.as_deref(), "jump.ssh_credential", wrong);
     }
+}
+
+const USER: &str = "small letters, digits, _ and -, a letter or _ first, at most 32";
+
+fn is_user(user: &str) -> bool {
+    let mut letters = user.chars();
+    letters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_')
+        && letters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+        && user.len() <= 32
+}
+
+fn slot(name: Option<&str>, field: &str, wrong: &mut Wrongs) {
+    let Some(name) = name else { return };
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let fits = (1..=64).contains(&name.len())
+        && name.chars().all(fits)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let hint = "a directory below credentials/ssh: letters, digits and _ . -, at most 64";
+    wrong.must(fits, field, "is no name of a slot", hint);
 }
 
 fn environment(remote: &SlurmRemote, wrong: &mut Wrongs) {

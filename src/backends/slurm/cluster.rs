@@ -27,7 +27,7 @@ use chrono::{DateTime, Utc};
 pub use marks::{Ended, Marks, Submission};
 pub use site::{Account, Reservation, Space};
 
-use super::quote;
+use super::quote::quote;
 use crate::ssh::{Command, Content, Error, Files, Late, Output, Part, Pool, Target};
 
 /// Longer than sbatch waits for a controller that does not answer.
@@ -188,9 +188,7 @@ fn submission(directory: &str, session: &str) -> Result<String, Error> {
         return Err(Error::Invalid(format!("{session:?} is no name of a session")));
     }
     let (directory, job) = (word(directory)?, word(&format!("{directory}/job.sh"))?);
-    let lost: Result<Vec<String>, Error> =
-        marks::NOT_REACHED.iter().map(|words| Ok(format!("-e {}", word(words)?))).collect();
-    let lost = lost?.join(" ");
+    let lost = marks::NOT_REACHED.map(|words| format!("-e '{words}'")).join(" ");
     // Whoever closes the connection, or this session with it, does not stop it half way.
     shell(&format!(
         "trap '' HUP INT TERM PIPE; LC_ALL=C; export LC_ALL; \
@@ -217,7 +215,7 @@ fn shell(script: &str) -> Result<String, Error> {
 
 /// A text as one word of a shell.
 fn word(text: &str) -> Result<String, Error> {
-    quote::quote(text).map_err(|error| Error::Invalid(error.to_string()))
+    quote(text).map_err(|nul| Error::Invalid(nul.to_string()))
 }
 
 fn absolute(directory: &str) -> Result<&str, Error> {

@@ -71,6 +71,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/workers/{id}", "viewer"),
     ("POST", "/workers/{id}/drain", "admin"),
     ("POST", "/workers/{id}/resume", "admin"),
+    ("GET", "/slurm/credentials", "viewer"),
+    ("GET", "/slurm/credentials/{slot}", "viewer"),
     ("GET", "/projections", "viewer"),
     ("POST", "/projections/{name}/rebuild", "admin"),
     ("GET", "/events", "viewer"),
@@ -107,6 +109,7 @@ fn concrete(path: &str) -> String {
         .replace("{module}", "nope")
         .replace("{username}", "nobody")
         .replace("{name}", "nothing")
+        .replace("{slot}", "none")
 }
 
 #[tokio::test(flavor = "multi_thread")]

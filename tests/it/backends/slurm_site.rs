@@ -88,6 +88,14 @@ impl Site {
         (name, directory)
     }
 
+    /// Puts a script before a program of the login node. Only where no other test is disturbed.
+    pub fn put_before(&self, program: &str, script: &str) {
+        assert!(self.own.is_some(), "others use this site");
+        let path = Path::new(self.told("BEAMPIPE_TEST_SSH_FRONT")).join(program);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        crate::ssh::login::mode(&path, 0o755);
+    }
+
     /// `slurm.sh`, with one of its verbs, as root.
     pub fn slurm(&self, verb: &str) {
         let mut command = Command::new(format!("{SCRIPTS}/slurm.sh"));
