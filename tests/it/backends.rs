@@ -1,5 +1,5 @@
 //! Backends and the translator: reading what DALiuGE answered (`golden`), talking to a real one (`dim`,
-//! `translator`), what a peer may do instead of answering (`faults`), and the simulated one.
+//! `translator`), what a peer may do instead of answering (`faults`), jobs of Slurm (`slurm`), and the simulated one.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
@@ -8,4 +8,5 @@ mod dim;
 mod faults;
 mod golden;
 mod simulated;
+mod slurm;
 mod translator;

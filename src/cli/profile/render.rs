@@ -51,14 +51,15 @@ impl Render {
         let id = self.session.to_string();
         let directory = self.directory.unwrap_or_else(|| script::directory(&remote, &id));
         let session = Session { id: &id, directory: &directory, run: &self.run };
-        print!("{}", script::render(&remote, session)?);
+        context.out.line(script::render(&remote, session)?.trim_end())?;
         Ok(Outcome::Done)
     }
 }
 
 /// The part of a profile that a job is made of.
 fn slurm(mut profile: Value) -> anyhow::Result<SlurmRemote> {
-    let mut deployment = profile.get_mut("deployment").map(Value::take).context("the profile has no deployment")?;
+    let mut deployment =
+        profile.get_mut("deployment").map(Value::take).context("the profile has no deployment")?;
     if let Value::Object(fields) = &mut deployment {
         // Consoles write null for what is absent.
         fields.retain(|_, value| !value.is_null());
