@@ -148,12 +148,14 @@ impl Evidence {
         Evidence { session_id: session.to_owned(), state, progress, error_drops_count, error_drops }
     }
 
-    /// One line for people: the first culprit and the first thing it said.
+    /// One line for people: the first culprit and the first error it logged, or the first thing at all.
     pub fn summary(&self) -> String {
         let Some(first) = self.error_drops.first() else {
             return format!("session {} is {}, no drop is in error", self.session_id, self.state);
         };
-        let said = first.log.iter().find(|line| !line.message.is_empty());
+        // A manager that is told to be verbose says more before it comes to the error.
+        let mut said = first.log.iter().filter(|line| !line.message.is_empty());
+        let said = said.clone().find(|line| line.level == "ERROR").or_else(|| said.next());
         let said = said.map_or("it logged nothing", |line| line.message.as_str());
         let words: Vec<&str> = said.split_whitespace().collect();
         shorten(

@@ -174,7 +174,7 @@ async fn pin(
                     .hint("set translation.tm_url in the profile, or the server's default"),
             );
         }
-        // One that was stored before an update may lack what is asked for now.
+        // One that was stored before an update may lack what is needed today.
         Deployment::SlurmRemote(remote) if remote.remote_user.is_none() => errors.push(
             FieldError::new(field, format!("profile {:?} names no remote_user", spec.name))
                 .hint("set deployment.remote_user: the user to log in as on the login node"),

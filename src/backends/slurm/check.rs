@@ -121,6 +121,14 @@ pub fn check(remote: &SlurmRemote) -> Vec<Wrong> {
         "is the root of the file system",
         "a directory of the remote user's that every node sees",
     );
+    // DALiuGE writes paths below it into the commands of graphs as they are.
+    let shell = |c: char| c.is_whitespace() || "'\"$`;&|<>()*?[]{}#!~".contains(c);
+    wrong.must(
+        !remote.dlg_root.contains(shell),
+        "dlg_root",
+        "has a character that a shell reads, and the commands of graphs hold it unquoted",
+        "a path without spaces, quotes and $`;&|<>()*?[]{}#!~",
+    );
     environment(remote, &mut wrong);
     wrong.within(Some(remote.verbose_level), (0, 5), "verbose_level");
     wrong.within(Some(remote.max_threads), (0, 4096), "max_threads");
@@ -186,12 +194,8 @@ fn environment(remote: &SlurmRemote, wrong: &mut Wrongs) {
         "such as `source /path/to/venv/bin/activate`",
     );
     let prefix = &remote.exec_prefix;
-    wrong.must(
-        !prefix.trim().is_empty(),
-        "exec_prefix",
-        "is empty",
-        "what starts the launcher, such as `srun`",
-    );
+    let starts = !matches!(prefix.trim().chars().next(), None | Some('#'));
+    wrong.must(starts, "exec_prefix", "is empty", "what starts the launcher, such as `srun`");
     wrong.must(
         !prefix.chars().any(char::is_control) && prefix.len() <= LONGEST_PATH,
         "exec_prefix",
@@ -287,8 +291,11 @@ fn template(template: Option<&str>, wrong: &mut Wrongs) {
         } else if OURS.iter().any(|ours| ours.starts_with(name)) {
             // Slurm takes an option that is cut short, too.
             bad(line, "which is given by this service");
-        } else if line.chars().any(char::is_control) || line.len() > LONGEST_PATH {
-            bad(line, "which cannot be used");
+        } else if option.chars().any(|c| c.is_whitespace() || c.is_control() || "'\"\\#".contains(c)) {
+            // What is behind a space would be an option of its own.
+            bad(line, "which has a space, a quote, a backslash or # in its value");
+        } else if line.len() > LONGEST_PATH {
+            bad(line, "which is too long");
         }
     }
 }

@@ -373,7 +373,7 @@ class Session:
                     detail = self.ask("/graph/drop/" + urllib.parse.quote(drop["oid"], safe=""), timeout)
                     one["logs"] = [
                         {key: str(value)[:LONGEST_LINE] for key, value in line.items()}
-                        for line in detail.get("logs", [])[:MOST_LINES]]
+                        for line in detail.get("logs", [])[-MOST_LINES:]]
                 except (OSError, ValueError, AttributeError) as error:
                     one["log_missing"] = str(error)
             found.append(one)

@@ -125,10 +125,11 @@ fn directives(remote: &SlurmRemote, session: Session) -> String {
     text
 }
 
-/// A value as sbatch reads directives: a backslash makes the next character an ordinary one.
+/// A value as sbatch reads directives: in double quotes spaces and `#` are ordinary, and a backslash makes a quote so.
+/// Outside of quotes it does not help a space. Control characters and backslashes have been refused.
 fn directive(value: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_-./,:=@+%".contains(c);
-    value.chars().flat_map(|c| (!plain(c)).then_some('\\').into_iter().chain([c])).collect()
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./,:=@+%".contains(c);
+    if value.chars().all(plain) { value.to_owned() } else { format!("\"{}\"", value.replace('"', "\\\"")) }
 }
 
 fn marks(session: Session) -> Result<String, ScriptError> {

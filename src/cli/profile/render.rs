@@ -51,7 +51,7 @@ impl Render {
         let id = self.session.to_string();
         let directory = self.directory.unwrap_or_else(|| script::directory(&remote, &id));
         let session = Session { id: &id, directory: &directory, run: &self.run };
-        print!("{}", script::render(&remote, session)?);
+        context.out.line(script::render(&remote, session)?.trim_end())?;
         Ok(Outcome::Done)
     }
 }

@@ -55,3 +55,61 @@ async fn an_execution_keeps_the_profile_it_was_created_with_and_holds_it() {
     let refused: Value = service.post("/executions", order).await.is(422);
     assert!(refused.to_string().contains("default profile"), "{refused}");
 }
+
+fn slurm(changes: Value) -> Value {
+    let mut deployment = json!({
+        "kind": "slurm_remote", "login_node": "hpc.example.org", "ssh_port": null, "remote_user": "survey",
+        "ssh_credential": "hpc", "account": "pawsey0411", "home_dir": "/home/survey", "log_dir": "/scratch/log",
+        "dlg_root": "/scratch/dlg", "modules": null, "venv": "source /venv/bin/activate", "exec_prefix": "srun",
+        "facility": "setonix", "job_duration_minutes": 60, "num_nodes": 2, "num_islands": 1, "container_runtime": "none",
+        "resources": {"partition": "work", "memory": "8G", "constraint": "milan&bigmem"},
+    });
+    deployment.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    json!({"name": "hpc", "translation": {"algo": "metis", "num_par": 2, "num_islands": 1}, "deployment": deployment})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_wrong_with_a_slurm_profile_is_said_at_once() {
+    let service = support::service().await;
+    let wrong = slurm(json!({
+        "login_node": "-oProxyCommand=id", "ssh_port": 0, "remote_user": "x;rm -rf /", "ssh_credential": "../key",
+        "account": "a\n#SBATCH --uid=0", "home_dir": "home", "log_dir": "/a/../b", "dlg_root": "/a b", "venv": "/venv",
+        "modules": "module load a\r", "environment_setup": "#SBATCH --exclusive", "exec_prefix": " ",
+        "job_duration_minutes": 0, "num_islands": 3, "container_runtime": "docker",
+        "slurm_template": "#SBATCH --gres=gpu:1 --uid=0\n#SBATCH --job-name=x",
+        "resources": {"partition": "work --uid=0", "memory": "8 GB", "quality_of_service": "", "tasks": 1},
+    }));
+    let refused = service.post("/deployment-profiles", wrong).await.is(422);
+    let fields: Vec<&str> =
+        refused["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap()).collect();
+    for field in [
+        "login_node",
+        "ssh_port",
+        "remote_user",
+        "ssh_credential",
+        "account",
+        "home_dir",
+        "log_dir",
+        "dlg_root",
+        "venv",
+        "modules",
+        "environment_setup",
+        "exec_prefix",
+        "job_duration_minutes",
+        "num_islands",
+        "container_runtime",
+        "slurm_template",
+        "resources.partition",
+        "resources.memory",
+        "resources.quality_of_service",
+        "resources.tasks",
+    ] {
+        assert!(fields.contains(&format!("deployment.{field}").as_str()), "{field} is not among {fields:?}");
+    }
+    let created = service.post("/deployment-profiles", slurm(json!({}))).await.is(201);
+    assert_eq!(created["deployment"]["resources"]["constraint"], "milan&bigmem");
+    let one = format!("/deployment-profiles/{}", created["uuid"].as_str().unwrap());
+    let changes = json!({"deployment": {"resources": {"wall_time_minutes": 527_041}}});
+    let refused = service.patch(&one, changes).await.is(422);
+    assert_eq!(refused["errors"][0]["field"], "deployment.resources.wall_time_minutes", "{refused}");
+}

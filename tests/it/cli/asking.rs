@@ -32,6 +32,10 @@ fn projects_profiles_and_sources_are_managed_from_the_command_line() {
     assert!(served.run(&["profile", "list"]).out.contains("simulated"));
     served.ask(&["profile", "remove", "sim"]);
     assert_eq!(served.run(&["profile", "show", "sim"]).status, 1);
+    std::fs::write(served.path().join("hpc.yaml"), super::SLURM_PROFILE).unwrap();
+    served.ask(&["profile", "create", "hpc.yaml"]);
+    let rendered = served.run(&["profile", "render", "hpc"]);
+    assert_eq!((rendered.status, &rendered), (0, &served.run(&["profile", "render", "--file", "hpc.yaml"])));
 
     assert_eq!(served.ask(&["source", "add", project, "A", "B"])["total"], 2);
     let imported = served.with_input(&["source", "import", project, "-"], "# more\nC\nD # the last\n");

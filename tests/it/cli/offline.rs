@@ -241,3 +241,24 @@ fn a_service_that_is_not_there_is_exit_status_2_and_what_to_check() {
     assert_eq!(beampipe(directory.path(), &["source", "list", "--url", "localhost:8080"]).status, 2);
     assert_eq!(beampipe(directory.path(), &["source", "bake"]).status, 2);
 }
+
+#[test]
+fn the_script_of_a_profile_in_a_file_is_rendered_without_a_service() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("hpc.yaml"), super::SLURM_PROFILE).unwrap();
+    let session = "5e7a1f00-0000-5000-8000-000000000001";
+    let rendered =
+        beampipe(directory.path(), &["profile", "render", "--file", "hpc.yaml", "--session", session]);
+    assert_eq!((rendered.status, rendered.err.as_str()), (0, ""));
+    assert!(rendered.out.starts_with("#!/bin/bash --login\n#SBATCH --job-name=5e7a1f00"), "{}", rendered.out);
+    assert!(rendered.out.contains(&format!("cd /scratch/dlg/workspace/{session} || exit 73")));
+    let wrong = super::SLURM_PROFILE.replace("8G", "8 pounds").replace("account: survey", "account: ''");
+    std::fs::write(directory.path().join("wrong.yaml"), wrong).unwrap();
+    let refused = beampipe(directory.path(), &["profile", "render", "--file", "wrong.yaml"]);
+    assert_eq!((refused.status, refused.out.as_str()), (1, ""));
+    assert!(refused.err.contains("deployment.account is empty") && refused.err.contains("resources.memory"));
+    let simulated = "name: s\ndeployment: {kind: simulated}\n";
+    std::fs::write(directory.path().join("sim.yaml"), simulated).unwrap();
+    let refused = beampipe(directory.path(), &["profile", "render", "--file", "sim.yaml"]);
+    assert!(refused.status == 1 && refused.err.contains("only slurm_remote has a script"), "{refused:?}");
+}

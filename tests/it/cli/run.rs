@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// What came of a run.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Ran {
     pub status: i32,
     pub out: String,
