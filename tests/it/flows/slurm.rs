@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::service::{PROJECT, SOURCES, Service, is_terminal, status_is};
 use crate::backends::daliuge::told;
-use crate::ssh::login::{Slots, scratch};
+use crate::ssh::login::{Slots, scratch, target};
+
+/// A source whose graph finishes, and one whose graph fails.
+const GOOD: &str = "HIPASSJ1318-21";
+const BAD: &str = "HIPASSJ1245-00";
 
 /// A profile on the cluster, with its sessions below `root`.
 fn profile(root: &str, change: impl FnOnce(&mut Value)) -> Value {
@@ -31,6 +36,42 @@ fn profile(root: &str, change: impl FnOnce(&mut Value)) -> Value {
     profile
 }
 
+/// Another profile on the same login node.
+async fn also(service: &Service, root: &str, name: &str, change: impl FnOnce(&mut Value)) {
+    let other = profile(root, |profile| {
+        profile["name"] = json!(name);
+        profile["is_default"] = json!(false);
+        change(&mut profile["deployment"]);
+    });
+    service.post("/deployment-profiles", other).await;
+}
+
+/// Creates an execution of a source on a profile and has it executed; answers its id.
+async fn execute(service: &Service, source: &str, profile: &str) -> String {
+    let order = json!({
+        "project_module": PROJECT, "sources": [{"source_identifier": source}], "archive_name": "casda",
+        "deployment_profile_name": profile,
+    });
+    let created = service.post("/executions", order).await;
+    let id = created["uuid"].as_str().unwrap().to_owned();
+    service.post(&format!("/executions/{id}/execute"), json!({})).await;
+    id
+}
+
+/// Waits until an execution is as `wanted` says.
+async fn until(service: &Service, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let all = service
+        .until(what, Duration::from_secs(240), |all| all.iter().any(|e| e["uuid"] == *id && wanted(e)));
+    all.await.into_iter().find(|e| e["uuid"] == *id).unwrap()
+}
+
+/// No execution by itself; discovery goes on.
+fn by_hand(yaml: String) -> String {
+    let (before, automation) =
+        often(yaml).split_once("  execution:").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    format!("{before}  execution:{}", automation.replacen("enabled: true", "enabled: false", 1))
+}
+
 /// The demo's survey, polled as often as the floor allows.
 fn often(yaml: String) -> String {
     yaml.replace(
@@ -41,9 +82,18 @@ fn often(yaml: String) -> String {
 
 /// A service with credentials for the login node, and a survey on it.
 async fn surveying(slots: &Slots, root: &str, change: impl FnOnce(&mut Value)) -> Service {
+    surveying_by(slots, root, often, change).await
+}
+
+async fn surveying_by(
+    slots: &Slots,
+    root: &str,
+    configuration: impl Fn(String) -> String,
+    change: impl FnOnce(&mut Value),
+) -> Service {
     let credentials = slots.directory.path().to_str().unwrap();
     let service = Service::start(&[("BEAMPIPE_SSH__CREDENTIALS_DIR", credentials)]).await;
-    service.configure(often).await;
+    service.configure(configuration).await;
     service.post("/deployment-profiles", profile(root, change)).await;
     service
 }
@@ -73,4 +123,121 @@ async fn a_survey_runs_on_the_cluster_and_each_end_has_its_evidence() {
         assert!(record["terminal"]["diagnostics"]["elapsed_seconds"].is_u64(), "{record:#?}");
     }
     service.verify_log();
+}
+
+#[tokio::test]
+async fn twenty_executions_end_each_in_its_own_way_with_the_evidence() {
+    let (slots, root) = (Slots::new(), scratch());
+    let service = surveying_by(&slots, &root, by_hand, |profile| {
+        profile["max_concurrent_executions"] = Value::Null;
+    })
+    .await;
+    also(&service, &root, "exits", |deployment| deployment["environment_setup"] = json!("exit 7")).await;
+    also(&service, &root, "sleeps", |deployment| {
+        deployment["environment_setup"] = json!("sleep 600");
+        deployment["job_duration_minutes"] = json!(1);
+    })
+    .await;
+    also(&service, &root, "asks-too-much", |deployment| deployment["resources"]["memory"] = json!("900G"))
+        .await;
+    service.register(&[GOOD, BAD]).await;
+    discovered(&service, 2).await;
+
+    let late = execute(&service, GOOD, "sleeps").await;
+    let taken = execute(&service, GOOD, "sleeps").await;
+    let ended = execute(&service, GOOD, "sleeps").await;
+    let mut good = vec![];
+    for _ in 0..12 {
+        good.push(execute(&service, GOOD, "demo").await);
+    }
+    let bad = [execute(&service, BAD, "demo").await, execute(&service, BAD, "demo").await];
+    let exits = [execute(&service, GOOD, "exits").await, execute(&service, GOOD, "exits").await];
+    let refused = execute(&service, GOOD, "asks-too-much").await;
+
+    // One is cancelled by its user on the cluster, one here.
+    let pool = slots.pool();
+    let job = until(&service, &taken, "submitted", |e| e["scheduler_job_id"].is_string()).await;
+    let scancel = format!("scancel {}", job["scheduler_job_id"].as_str().unwrap());
+    assert!(pool.run(&target(), scancel.as_str()).await.unwrap().success());
+    until(&service, &ended, "submitted", |e| e["scheduler_job_id"].is_string()).await;
+    let cancel = service.request(reqwest::Method::PATCH, &format!("/executions/{ended}"));
+    let cancel = cancel.json(&json!({"status": "cancelled", "reason": "not needed"})).send().await.unwrap();
+    assert_eq!(cancel.status(), 200);
+
+    let all = service
+        .until("all ended", Duration::from_secs(400), |all| all.len() == 20 && all.iter().all(is_terminal))
+        .await;
+    let of = |id: &String| all.iter().find(|e| e["uuid"] == **id).unwrap();
+    for id in &good {
+        assert_eq!(of(id)["status"], "completed", "{:#?}", of(id));
+    }
+    let ends = [
+        (&late, "failed", "time_limit", "time limit of 1 min"),
+        (&taken, "cancelled", "cancelled", "was cancelled at Slurm by"),
+        (&ended, "cancelled", "cancelled", ""),
+        (&exits[0], "failed", "application_exit", "exit code 7"),
+        (&exits[1], "failed", "application_exit", "exit code 7"),
+        (&bad[0], "failed", "daliuge_drop_error", ""),
+        (&bad[1], "failed", "daliuge_drop_error", ""),
+        (&refused, "failed", "validation", "Slurm refused the job"),
+    ];
+    let mut held = vec![];
+    for (id, status, class, words) in ends {
+        let execution = of(id);
+        assert_eq!(
+            (&execution["status"], &execution["failure_class"]),
+            (&json!(status), &json!(class)),
+            "{execution:#?}"
+        );
+        let record = &execution["beampipe_run_record"]["slurm"];
+        let said = format!("{} {}", execution["last_error"], record["terminal"]["reason"]);
+        assert!(said.contains(words), "{said}");
+        if class == "daliuge_drop_error" {
+            held.push(held_after_failure(&service, execution).await);
+            assert!(record["terminal"]["error_drops"][0]["message"].is_string(), "{record:#?}");
+        }
+        if *id == refused {
+            assert!(record["slurm_job_id"].is_null());
+        } else {
+            assert!(record["terminal"]["diagnostics"]["state"].is_string(), "{record:#?}");
+        }
+    }
+    assert!(held.iter().all(|seconds| *seconds < 30), "{held:?}");
+    // What the answers name is there, for whoever looks on the cluster.
+    for execution in all.iter().filter(|e| e["uuid"] != *refused) {
+        let directory = execution["beampipe_run_record"]["slurm"]["paths"]["session_dir"].as_str().unwrap();
+        let listed = pool.run(&target(), format!("ls '{directory}'").as_str()).await.unwrap();
+        assert!(
+            listed.success() && listed.stdout_text().contains("job.sh"),
+            "{directory}: {}",
+            listed.stdout_text()
+        );
+    }
+    service.verify_log();
+    eprintln!("twenty ended as they should; a failed graph held its allocation for {held:?} s");
+}
+
+/// How long a job went on after its session had failed, in seconds.
+async fn held_after_failure(service: &Service, execution: &Value) -> i64 {
+    let id = execution["uuid"].as_str().unwrap();
+    let artifacts = service.get(&format!("/executions/{id}/artifacts")).await;
+    let session = artifacts.as_array().unwrap().iter().find(|a| a["kind"] == "session").unwrap();
+    let path = format!("/executions/{id}/artifacts/{}", session["sha256"].as_str().unwrap());
+    let session = service.get(&path).await;
+    let failed_at = session["ended_at"].as_i64().unwrap();
+    let job = &execution["beampipe_run_record"]["slurm"]["terminal"]["diagnostics"]["ended_at"];
+    let ended_at: DateTime<Utc> = job.as_str().unwrap().parse().unwrap();
+    ended_at.timestamp() - failed_at
+}
+
+async fn discovered(service: &Service, count: usize) {
+    for _ in 0..300 {
+        let sources = service.get(&format!("/sources?project_module={PROJECT}")).await;
+        let known = |s: &&Value| s["discovery_signature"].is_string();
+        if sources.as_array().unwrap().iter().filter(known).count() == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    panic!("the sources are not discovered:\n{}", service.said());
 }
