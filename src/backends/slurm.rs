@@ -1,4 +1,4 @@
-//! **Slurm**, as far as it is text: what is asked on a login node and how the answers are read (`squeue`, `sacct`, `poll`),
+//! **Slurm**, as far as it is text: what is asked on a login node and how the answers are read (`squeue`, `sacct`, `poll`, `sbatch`),
 //! the script that a job runs (`script`) with the launcher inside it (`launch.py`), what is wrong with a profile (`check`),
 //! why a job waits (`reason`) and what its end means (`outcome`). Pure: nothing here talks to anybody.
 //!
@@ -12,6 +12,7 @@ pub mod poll;
 pub mod quote;
 pub mod reason;
 pub mod sacct;
+pub mod sbatch;
 pub mod script;
 pub mod session_file;
 pub mod squeue;
