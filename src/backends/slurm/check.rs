@@ -116,7 +116,7 @@ pub fn check(remote: &SlurmRemote) -> Vec<Wrong> {
         wrong.directory(path, field);
     }
     wrong.must(
-        remote.dlg_root.trim_matches('/') != "",
+        !remote.dlg_root.trim_matches('/').is_empty(),
         "dlg_root",
         "is the root of the file system",
         "a directory of the remote user's that every node sees",

@@ -140,7 +140,7 @@ fn marks(session: Session) -> Result<String, ScriptError> {
 cd {directory} || exit {NO_MARK}
 mkdir {STARTED_MARK} || {{
     [ -d {STARTED_MARK} ] || exit {NO_MARK}
-    echo "another job runs this session: $(cat {STARTED_MARK}/job)" >&2
+    echo "this session is taken by job $(cat {STARTED_MARK}/job || echo '(none)')" >&2
     exit {ALREADY_STARTED}
 }}
 echo "$SLURM_JOB_ID" >{STARTED_MARK}/job

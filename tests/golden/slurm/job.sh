@@ -21,7 +21,7 @@
 cd /scratch/survey/dlg/workspace/5e7a1f00-0000-5000-8000-000000000001 || exit 73
 mkdir started || {
     [ -d started ] || exit 73
-    echo "another job runs this session: $(cat started/job)" >&2
+    echo "this session is taken by job $(cat started/job || echo '(none)')" >&2
     exit 75
 }
 echo "$SLURM_JOB_ID" >started/job

@@ -197,3 +197,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_manual_has_every_class() {
+    let manual = include_str!("../../../../docs/slurm.md");
+    let told: Vec<&str> =
+        manual.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    for class in [
+        class::OUT_OF_MEMORY,
+        class::TIME_LIMIT,
+        class::NODE_FAILURE,
+        class::PREEMPTED,
+        class::BOOT_FAILURE,
+        class::CANCELLED,
+        class::APPLICATION_EXIT,
+        class::DALIUGE_DROP_ERROR,
+        class::ENGINE_FAILURE,
+        class::CONFLICT,
+        class::INCONSISTENT_STATE,
+    ] {
+        assert!(told.contains(&class), "docs/slurm.md does not have {class}");
+    }
+}

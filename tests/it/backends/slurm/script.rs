@@ -146,7 +146,7 @@ fn a_session_is_run_by_one_job() {
     std::fs::write(directory.join("ended"), "kept").unwrap();
     let second = run(&directory, "echo", "");
     assert_eq!(second.status.code(), Some(75));
-    assert!(String::from_utf8(second.stderr).unwrap().contains("another job runs this session: 42"));
+    assert!(String::from_utf8(second.stderr).unwrap().contains("this session is taken by job 42"));
     assert_eq!(read("ended"), "kept", "who did not take the session says nothing of its end");
 }
 

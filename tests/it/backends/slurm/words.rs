@@ -5,7 +5,7 @@ use std::time::Duration;
 use beampipe::backends::slurm::job::{Id, Part, State};
 use beampipe::backends::slurm::poll::{Asked, Poll, found, poll};
 use beampipe::backends::slurm::table::{Limit, PollError, Printed};
-use beampipe::backends::slurm::{reason, sacct, squeue};
+use beampipe::backends::slurm::{reason, sacct, sbatch, squeue};
 use chrono::DateTime;
 
 fn golden(name: &str) -> Vec<u8> {
@@ -214,4 +214,21 @@ fn the_commands_are_those_whose_output_was_captured() {
     let since = DateTime::from_timestamp(1_795_392_196, 0).unwrap();
     let line = sacct::by_name("a'b; rm -rf /", since).unwrap();
     assert!(line.contains(r"--name='a'\''b; rm -rf /' --starttime=2026-11-23T00:03:16"), "{line}");
+}
+
+#[test]
+fn a_refusal_of_sbatch_has_its_class() {
+    for (file, class, passes) in [
+        ("bad-partition", "configuration", false),
+        ("bad-mem", "configuration", false),
+        ("bad-constraint", "configuration", false),
+        ("too-long", "configuration", false),
+        ("controller-down", "dependency_unavailable", true),
+    ] {
+        let refusal = sbatch::explain(&golden(&format!("sbatch.{file}.stderr")));
+        assert_eq!((refusal.class, refusal.passes_by_itself), (class, passes), "{}", refusal.error);
+        assert!(refusal.error.contains("Batch job submission failed"), "{}", refusal.error);
+    }
+    let odd = sbatch::explain(b"sbatch: error: the moon is full\n\n");
+    assert_eq!((odd.class, odd.error.as_str()), ("conflict", "sbatch: error: the moon is full"));
 }
