@@ -195,6 +195,7 @@ fn submission(directory: &str, session: &str) -> Result<String, Error> {
          cd {directory} || exit {no_directory}; \
          [ -f {job} ] || exit {no_directory}; \
          mkdir submit 2>/dev/null || {{ [ -d submit ] && exit {taken}; echo 'the mark cannot be made' >&2; exit {no_mark}; }}; \
+         echo >submit/probe && [ -s submit/probe ] || {{ rm -f submit/probe; rmdir submit; exit {no_mark}; }}; \
          sbatch --parsable --job-name={session} --comment={session} {job} >submit/stdout 2>submit/stderr; code=$?; \
          if [ $code -ne 0 ] && [ -s submit/stderr ] && [ -f submit/stdout ] && [ ! -s submit/stdout ] && grep -q {lost} submit/stderr; \
          then cat submit/stderr >&2; mv submit \"submit.not-reached.$$.$(date +%s)\" && exit {not_reached}; fi; \
