@@ -150,7 +150,13 @@ impl Cluster {
 
     /// Runs a command line, such as a squeue or a sacct, with the variables that make Slurm's output the same everywhere.
     pub async fn run(&self, line: &str) -> Result<Output, Error> {
-        self.pool.run(&self.target, shell(&format!("LC_ALL=C; export LC_ALL; {line}"))?).await
+        self.run_within(line, self.pool.settings().command).await
+    }
+
+    /// The same, with a bound of its own.
+    pub async fn run_within(&self, line: &str, limit: Duration) -> Result<Output, Error> {
+        let command = Command::new(shell(&format!("LC_ALL=C; export LC_ALL; {line}"))?).within(limit);
+        self.pool.run(&self.target, command).await
     }
 
     /// Asks Slurm to end a job. That it said nothing is no proof: it is silent about jobs it does not know as well.
