@@ -47,6 +47,8 @@ impl Target {
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
                 && !text.starts_with('-')
         };
+        // As profiles and addresses write IPv6.
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if !plain(host, ".-_:") {
             return Err(Error::Invalid(format!("{host:?} is no name or address of a host")));
         }
@@ -227,7 +229,7 @@ mod tests {
             let error = Target::new(host, 22, user, "default").unwrap_err();
             assert_eq!(error.class(), Class::Invalid, "{host} {user}: {error}");
         }
-        Target::new("::1", 22, "a.user-name_1", "setonix").unwrap();
+        assert_eq!(Target::new("[::1]", 22, "a.user-name_1", "setonix").unwrap().host, "::1");
         assert_eq!(Target::new("h", 22, "u", "../x").unwrap_err().class(), Class::Credential);
     }
 

@@ -53,7 +53,7 @@ pub struct Ping {
     /// The credential slot.
     #[arg(long, default_value = "default")]
     slot: String,
-    /// A node on the way: USER@HOST[:PORT].
+    /// A node on the way: USER@HOST, or USER@HOST:PORT.
     #[arg(long)]
     jump: Option<String>,
     /// The credential slot of the node on the way.

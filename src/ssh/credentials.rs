@@ -19,7 +19,7 @@ use super::known_hosts::KnownHosts;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
     #[error(
-        "{0:?} is no name of a credential slot: up to 64 letters, digits and any of . _ -, a letter or digit first"
+        "{0:?} is no name of a credential slot: up to 64 letters, digits and any of . _ -, no dot or dash first"
     )]
     Name(String),
     #[error("there is no credential slot {slot}: make the directory {} with private_key and known_hosts in it", path.display())]
@@ -69,7 +69,7 @@ pub struct Credentials {
 /// Whether `name` can be the name of a slot: nothing that leads out of the directory.
 pub fn check_name(name: &str) -> Result<(), CredentialError> {
     let fits = name.len() <= 64
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     if fits { Ok(()) } else { Err(CredentialError::Name(name.to_owned())) }
 }

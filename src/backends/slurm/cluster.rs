@@ -150,7 +150,13 @@ impl Cluster {
 
     /// Runs a command line, such as a squeue or a sacct, with the variables that make Slurm's output the same everywhere.
     pub async fn run(&self, line: &str) -> Result<Output, Error> {
-        self.pool.run(&self.target, shell(&format!("LC_ALL=C; export LC_ALL; {line}"))?).await
+        self.run_within(line, self.pool.settings().command).await
+    }
+
+    /// The same, with a bound of its own.
+    pub async fn run_within(&self, line: &str, limit: Duration) -> Result<Output, Error> {
+        let command = Command::new(shell(&format!("LC_ALL=C; export LC_ALL; {line}"))?).within(limit);
+        self.pool.run(&self.target, command).await
     }
 
     /// Asks Slurm to end a job. That it said nothing is no proof: it is silent about jobs it does not know as well.
@@ -195,6 +201,7 @@ fn submission(directory: &str, session: &str) -> Result<String, Error> {
          cd {directory} || exit {no_directory}; \
          [ -f {job} ] || exit {no_directory}; \
          mkdir submit 2>/dev/null || {{ [ -d submit ] && exit {taken}; echo 'the mark cannot be made' >&2; exit {no_mark}; }}; \
+         echo >submit/probe && [ -s submit/probe ] || {{ rm -f submit/probe; rmdir submit; exit {no_mark}; }}; \
          sbatch --parsable --job-name={session} --comment={session} {job} >submit/stdout 2>submit/stderr; code=$?; \
          if [ $code -ne 0 ] && [ -s submit/stderr ] && [ -f submit/stdout ] && [ ! -s submit/stdout ] && grep -q {lost} submit/stderr; \
          then cat submit/stderr >&2; mv submit \"submit.not-reached.$$.$(date +%s)\" && exit {not_reached}; fi; \

@@ -93,6 +93,20 @@ async fn what_slurm_refuses_is_told_in_its_own_words() {
 }
 
 #[tokio::test]
+async fn a_directory_that_cannot_be_written_to_is_said_and_leaves_the_mark_free() {
+    let site = Site::shared();
+    let (cluster, (name, directory)) = (site.cluster(), site.session());
+    prepare(&cluster, &directory, "", "true").await;
+    let place = directory.replace('\'', r"'\''");
+    cluster.run(&format!("chmod 500 '{place}'")).await.unwrap();
+    let error = cluster.submit(&directory, &name).await.unwrap_err();
+    assert!(error.class() == Class::Refused && error.to_string().contains("cannot be written to"), "{error}");
+    cluster.run(&format!("chmod 700 '{place}'")).await.unwrap();
+    assert_eq!(cluster.marks(&directory).await.unwrap().submission, Submission::NoMark);
+    assert!(matches!(cluster.submit(&directory, &name).await.unwrap(), Submitted::Accepted(_)));
+}
+
+#[tokio::test]
 async fn a_session_whose_mark_was_taken_is_never_submitted() {
     let site = Site::shared();
     let (cluster, (name, directory)) = (site.cluster(), site.session());

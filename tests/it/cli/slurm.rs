@@ -6,6 +6,7 @@ use beampipe::api::Settings;
 use serde_json::json;
 
 use super::run::{Ran, beampipe};
+use super::served::Served;
 use crate::ssh::login::{Slots, port, user};
 use crate::support;
 
@@ -56,6 +57,29 @@ fn a_login_node_is_checked_line_by_line_up_to_slurm() {
     let last = unknown.json().as_array().unwrap().last().unwrap().clone();
     assert_eq!((&last["check"], &last["result"]), (&json!("connection"), &json!("no")));
     assert!(last["detail"].as_str().unwrap().contains("is not known"), "{last}");
+}
+
+#[test]
+fn the_login_node_of_a_profile_is_asked_for_by_the_profiles_name() {
+    let (slots, served) = (Slots::new(), Served::start());
+    let config = configured(&slots);
+    let profile = json!({
+        "name": "hpc",
+        "translation": {"algo": "metis", "num_par": 1, "num_islands": 1, "tm_url": "http://127.0.0.1:9"},
+        "deployment": {
+            "kind": "slurm_remote", "login_node": "127.0.0.1", "ssh_port": port(), "remote_user": user(),
+            "ssh_credential": null, "account": "survey", "home_dir": "/home/x", "log_dir": "/home/x/log",
+            "dlg_root": "/home/x/dlg", "exec_prefix": "srun", "facility": "test", "job_duration_minutes": 5,
+            "num_nodes": 1, "num_islands": 1, "verbose_level": 1, "max_threads": 0, "all_nics": false, "zerorun": false,
+            "sleepncopy": false, "check_with_session": false,
+        },
+    });
+    std::fs::write(served.path().join("hpc.json"), profile.to_string()).unwrap();
+    served.ask(&["profile", "create", "hpc.json"]);
+    let there = served.run(&["slurm", "ping", "hpc", "--config", &config]);
+    assert!(there.status == 0 && there.out.contains("scancel"), "{there:?}");
+    let unknown = served.run(&["slurm", "ping", "nothing", "--config", &config]);
+    assert!(unknown.status == 1 && unknown.err.contains("no such deployment profile"), "{unknown:?}");
 }
 
 #[test]
