@@ -109,6 +109,8 @@ pub struct ProjectGauges {
     /// Whether all admission is paused.
     pub all_paused: bool,
     pub profiles: u64,
+    /// By the name of a deployment profile, whether nothing is admitted to it.
+    pub paused_profiles: BTreeMap<String, bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

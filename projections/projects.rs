@@ -55,8 +55,11 @@ impl Projection for Projected {
                 gauges.paused.insert(project, paused);
             }
         }
-        let mut profiles = db.prepare_cached("SELECT count(*) FROM profiles WHERE removed = 0")?;
-        gauges.profiles = profiles.query_row([], |row| row.get(0))?;
+        let mut profiles =
+            db.prepare_cached("SELECT name, paused_reason IS NOT NULL FROM profiles WHERE removed = 0")?;
+        let named = profiles.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        gauges.paused_profiles = named.collect::<Result<_>>()?;
+        gauges.profiles = gauges.paused_profiles.len() as u64;
         Ok(gauges)
     }
 

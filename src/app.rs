@@ -67,6 +67,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let simulated_dir =
         config.work.simulated_dir.clone().or_else(|| Some(config.state_dir.join("simulated")));
     let settings = crate::config::Work { instance_name, simulated_dir, ..config.work.clone() };
+    metrics
+        .slurm_ssh_configured
+        .set(i64::from(config.credentials().slots().is_ok_and(|slots| !slots.is_empty())));
     let shop = Shop::new(
         handle,
         models.clone(),

@@ -69,6 +69,8 @@ pub struct Shop {
     pub seen: probes::Seen,
     /// Connections to login nodes.
     pub ssh: ssh::Pool,
+    /// What sites told lately.
+    pub sites: cluster::Looks,
     turns: Mutex<lru::LruCache<String, Arc<tokio::sync::Mutex<()>>>>,
     archives: Mutex<HashMap<String, TapClient>>,
     configs: Mutex<lru::LruCache<Uuid, Arc<ProjectConfig>>>,
@@ -133,6 +135,7 @@ impl Shop {
             polls: Polls::default(),
             seen: probes::Seen::default(),
             ssh,
+            sites: cluster::Looks::default(),
             turns: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(1023))),
             archives: Mutex::default(),
             configs: Mutex::new(lru::LruCache::new(std::num::NonZeroUsize::MIN.saturating_add(63))),

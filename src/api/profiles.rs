@@ -32,6 +32,8 @@ pub fn routes() -> Vec<Route> {
         Route::get("/deployment-profiles/{id}", Access::Viewer, get),
         Route::patch("/deployment-profiles/{id}", Access::Admin, update),
         Route::delete("/deployment-profiles/{id}", Access::Admin, remove),
+        Route::post("/deployment-profiles/{id}/pause", Access::Operator, pause),
+        Route::post("/deployment-profiles/{id}/resume", Access::Operator, resume),
     ]
 }
 
@@ -295,6 +297,36 @@ async fn update(
     let done = api.handle.handle::<Profile>(&profile.to_string(), &caller.context(), update).await?;
     let position = done.position.max(set_default(&api, &caller, profile, &spec, is_default).await?);
     api.settle(position).await;
+    Ok(Json(shape(&api.profile_row(profile).await?)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pause {
+    reason: Option<String>,
+}
+
+/// Nothing is admitted to it any more; what runs there goes on. So a profile is drained.
+async fn pause(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(profile): Id,
+    Body(pause): Body<Pause>,
+) -> Result<Json<Value>, Problem> {
+    let reason = pause.reason.unwrap_or_else(|| "no reason was given".to_owned());
+    if reason.chars().count() > 2000 {
+        return Err(Problem::field("invalid-body", "reason", "is too long", "at most 2000 characters"));
+    }
+    switch(&api, &caller, profile, Command::Pause { reason, automatic: false }).await
+}
+
+async fn resume(State(api): State<Api>, caller: Caller, Id(profile): Id) -> Result<Json<Value>, Problem> {
+    switch(&api, &caller, profile, Command::Resume { automatic: false }).await
+}
+
+async fn switch(api: &Api, caller: &Caller, profile: Uuid, command: Command) -> Result<Json<Value>, Problem> {
+    let done = api.handle.handle::<Profile>(&profile.to_string(), &caller.context(), command).await?;
+    api.settle(done.position).await;
     Ok(Json(shape(&api.profile_row(profile).await?)))
 }
 

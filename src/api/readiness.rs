@@ -224,10 +224,16 @@ impl Api {
                 } else {
                     models.jobs().list(beampipe_projections::Window::first(200))?
                 };
-                Ok((workers, dependencies, leases, queued))
+                let paused: Vec<_> = models
+                    .projects()
+                    .profiles()?
+                    .into_iter()
+                    .filter(|row| row.paused_reason.is_some())
+                    .collect();
+                Ok((workers, dependencies, leases, queued, paused))
             })
             .await;
-        let (workers, dependencies, leases, queued) = match gathered {
+        let (workers, dependencies, leases, queued, paused) = match gathered {
             Ok(gathered) => gathered,
             Err(problem) => {
                 let reason = problem.detail().to_owned();
@@ -286,6 +292,12 @@ impl Api {
         };
         let patience = self.settings.scheduler_lease + SCHEDULER_GRACE;
         checks.push(scheduler(lease.map(|lease| lease.holder.as_str()), silent, patience));
+        for row in paused {
+            let name = row.spec.name;
+            let why = row.paused_reason.unwrap_or_default();
+            let reason = Some(format!("nothing is admitted to deployment profile {name}: {why}"));
+            checks.push(Check { name: format!("profile:{name}"), status: "degraded", reason });
+        }
         for (part, why) in self.readiness.faults.lock().iter() {
             checks.push(Check { name: (*part).to_owned(), status: "error", reason: Some(why.clone()) });
         }

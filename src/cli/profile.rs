@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::path;
@@ -40,6 +40,18 @@ pub enum Verb {
         #[arg(value_parser = names::profile, value_name = "NAME|UUID")]
         profile: Uuid,
     },
+    /// Admit nothing to it any more; what runs there goes on (API)
+    Pause {
+        #[arg(value_parser = names::profile, value_name = "NAME|UUID")]
+        profile: Uuid,
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Admit to it again (API)
+    Resume {
+        #[arg(value_parser = names::profile, value_name = "NAME|UUID")]
+        profile: Uuid,
+    },
     /// The exact script of a Slurm job on a profile: one of the service (API), or of a file (files)
     Render(render::Render),
 }
@@ -60,6 +72,14 @@ impl Verb {
             Self::Create { file } => {
                 let created = client.post("/deployment-profiles", &read(&file)?).await?;
                 context.out.thing(&created)?;
+            }
+            Self::Pause { profile, reason } => {
+                let path = path(["deployment-profiles", &profile.to_string(), "pause"]);
+                context.out.thing(&client.post(&path, &json!({"reason": reason})).await?)?;
+            }
+            Self::Resume { profile } => {
+                let path = path(["deployment-profiles", &profile.to_string(), "resume"]);
+                context.out.thing(&client.post(&path, &json!({})).await?)?;
             }
             Self::Remove { profile } => {
                 client.delete(&path(["deployment-profiles", &profile.to_string()])).await?;

@@ -253,10 +253,18 @@ fn dependencies(out: &mut Text, gauges: &Gauges) {
         "Whether what a deployment profile needs was up at the last look.",
     );
     for (name, is_up) in &gauges.dependencies.up {
-        // `dim_<profile>` and `translator_<profile>`, as the probes name them.
-        if let Some((dependency @ ("dim" | "translator"), profile)) = name.split_once('_') {
+        // `dim_<profile>` and `translator_<profile>`, as the probes name them; `slurm_<profile>`, as its watch does.
+        if let Some((dependency @ ("dim" | "translator" | "slurm"), profile)) = name.split_once('_') {
             of_profile
                 .sample(&[("profile", profile), ("dependency", dependency)], f64::from(u8::from(*is_up)));
         }
+    }
+    let mut paused = out.family(
+        "beampipe_deployment_profile_paused",
+        Type::Gauge,
+        "Whether nothing is admitted to a deployment profile: by a person, or because its login node does not answer.",
+    );
+    for (profile, is_paused) in &gauges.projects.paused_profiles {
+        paused.sample(&[("profile", profile)], f64::from(u8::from(*is_paused)));
     }
 }

@@ -3,12 +3,19 @@
 //! What is polled together is a [`Site`]: one login node, as one user, with one credential. Two profiles that name the same
 //! are one site, and one watch.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
 use beampipe_domain::profile::SlurmRemote;
+use chrono::{DateTime, TimeDelta, Utc};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::backends::slurm::Printed;
-use crate::backends::slurm::cluster::Cluster;
+use crate::backends::slurm::cluster::{Account, Cluster, Reservation, Space};
+use crate::backends::slurm::script::{nodes, wall_time_minutes};
 use crate::ssh::{self, Output};
+use crate::work::Shop;
 
 /// The port of SSH (RFC 4251 §4).
 const SSH_PORT: u16 = 22;
@@ -80,6 +87,94 @@ pub async fn asked(cluster: &Cluster, line: &str) -> Result<Said, String> {
     Ok(Said(said))
 }
 
+/// What a site told of itself, and when.
+#[derive(Clone, Debug, Default)]
+struct Look {
+    space: Option<Space>,
+    account: Option<Account>,
+    maintenance: Vec<Reservation>,
+}
+
+/// What sites told lately: before a hundred submissions they are not asked a hundred times.
+#[derive(Default)]
+pub struct Looks(Mutex<HashMap<(Site, String, String), (Instant, Look)>>);
+
+/// How long a look is good.
+const LOOK_LASTS: Duration = Duration::from_secs(600);
+/// With less room than this, in bytes, a warning is due.
+const LITTLE_ROOM: u64 = 1 << 30;
+
+/// What stands in the way of a job that would be submitted now. Warnings only: what a site tells is not always so, and
+/// sbatch has the last word.
+pub async fn warnings(shop: &Shop, cluster: &Cluster, remote: &SlurmRemote) -> Vec<String> {
+    let Ok(site) = Site::of(remote) else { return vec![] };
+    let key = (site, remote.dlg_root.clone(), remote.account.clone());
+    let known = shop.sites.0.lock().get(&key).filter(|(at, _)| at.elapsed() < LOOK_LASTS).cloned();
+    let look = match known {
+        Some((_, look)) => look,
+        None => {
+            let look = look(cluster, remote).await;
+            shop.sites.0.lock().insert(key, (Instant::now(), look.clone()));
+            look
+        }
+    };
+    say(&look, remote, shop.clock.now())
+}
+
+/// What cannot be asked is not told: nothing waits for it.
+async fn look(cluster: &Cluster, remote: &SlurmRemote) -> Look {
+    let (space, account, maintenance) = tokio::join!(
+        cluster.space(&remote.dlg_root),
+        cluster.account(&remote.account),
+        cluster.maintenance()
+    );
+    Look { space: space.ok().flatten(), account: account.ok(), maintenance: maintenance.unwrap_or_default() }
+}
+
+fn say(look: &Look, remote: &SlurmRemote, now: DateTime<Utc>) -> Vec<String> {
+    let mut said = vec![];
+    if let Some(space) = &look.space {
+        let left = space.quota_left.map_or(space.available, |quota| quota.min(space.available));
+        if left < LITTLE_ROOM {
+            let whose = if space.quota_left.is_some_and(|quota| quota <= space.available) {
+                "of the quota "
+            } else {
+                ""
+            };
+            said.push(format!("only {} MiB {whose}are left at {}", left >> 20, remote.dlg_root));
+        }
+    }
+    match &look.account {
+        Some(Account::NotOurs { ours }) => said.push(format!(
+            "the site lists no account {:?} for this user, only {}",
+            remote.account,
+            ours.join(", ")
+        )),
+        Some(Account::Ours { cpu_minutes: Some((granted, used)) }) => {
+            let minutes = u64::from(wall_time_minutes(remote)) * u64::from(nodes(remote));
+            let left = granted.saturating_sub(*used);
+            if left < minutes {
+                said.push(format!("account {} has {left} CPU minutes left; the job may use {minutes} for each CPU of a node", remote.account));
+            }
+        }
+        _ => {}
+    }
+    let ends = now + TimeDelta::minutes(i64::from(wall_time_minutes(remote)));
+    let partition = remote.resources.as_ref().and_then(|resources| resources.partition.as_deref());
+    let concerns = |one: &&Reservation| one.partition.is_none() || one.partition.as_deref() == partition;
+    for one in look.maintenance.iter().filter(concerns).filter(|one| one.start < ends && one.end > now) {
+        said.push(format!(
+            "maintenance {} from {} to {} falls into the job's wall time of {} min: Slurm will not start it before, \
+             unless it is shorter",
+            one.name,
+            one.start.format("%Y-%m-%dT%H:%MZ"),
+            one.end.format("%Y-%m-%dT%H:%MZ"),
+            wall_time_minutes(remote)
+        ));
+    }
+    said
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +188,43 @@ mod tests {
         let third = SlurmRemote { ssh_credential: Some("second".into()), ..remote.clone() };
         assert_ne!(Site::of(&remote), Site::of(&third));
         assert!(Site::of(&SlurmRemote { remote_user: None, ..remote }).is_err());
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_said_and_what_a_site_does_not_tell_is_not() {
+        let remote = SlurmRemote {
+            dlg_root: "/scratch".into(),
+            account: "survey".into(),
+            job_duration_minutes: 120,
+            ..Default::default()
+        };
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap_or_default();
+        assert_eq!(say(&Look::default(), &remote, now), Vec::<String>::new());
+        let full =
+            Space { file_system: "f".into(), total: 1 << 40, available: 1 << 38, quota_left: Some(5 << 20) };
+        let at = |hours| now + TimeDelta::hours(hours);
+        let reservation = |name: &str, from, to| Reservation {
+            name: name.into(),
+            start: at(from),
+            end: at(to),
+            nodes: "n[1-9]".into(),
+            partition: None,
+        };
+        let look = Look {
+            space: Some(full),
+            account: Some(Account::Ours { cpu_minutes: Some((100, 40)) }),
+            maintenance: vec![
+                reservation("soon", 1, 3),
+                reservation("later", 3, 5),
+                reservation("over", -3, -1),
+            ],
+        };
+        let said = say(&look, &remote, now);
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert!(
+            said[0].contains("5 MiB of the quota")
+                && said[1].contains("60 CPU minutes")
+                && said[2].contains("maintenance soon")
+        );
     }
 }

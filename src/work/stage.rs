@@ -16,7 +16,7 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::cluster::Site;
+use super::cluster::{Site, warnings as cluster_warnings};
 use super::jobs::Claimed;
 use super::submit::{HandOver, Over, slurm};
 use super::{JobError, Shop};
@@ -328,12 +328,19 @@ async fn to_cluster(
         let bytes = shop.artifacts.get(sha256).await.map_err(|error| JobError::Retry(error.to_string()))?;
         files.push(slurm::File { name: MANIFEST_FILE, bytes, mode: 0o640 });
     }
+    let cluster = shop.cluster(remote).map_err(JobError::Fail)?;
+    // Once it may have been submitted, it is too late for warnings.
+    let warnings = match state {
+        Execution::Submitting { .. } => cluster_warnings(shop, &cluster, remote).await,
+        _ => vec![],
+    };
     let deadline_at = submission.deadline_at.unwrap_or_else(|| shop.clock.now());
     let margin = TimeDelta::seconds(shop.settings.slurm_settle_seconds as i64);
     Ok(slurm::HandOver {
         execution,
         site: Site::of(remote).map_err(JobError::Fail)?,
-        cluster: shop.cluster(remote).map_err(JobError::Fail)?,
+        cluster,
+        warnings,
         turn: shop.turn(&session),
         session,
         directory,

@@ -32,6 +32,7 @@ pub fn shape(row: &Execution, session: Option<&Session>, poll: Option<&Poll>) ->
             "last_poll_at": poll.last_poll_at,
             "next_poll_at": poll.next_poll_at,
             "trouble": poll.trouble,
+            "note": poll.note,
         })
     });
     // What was counted until the end is kept with it.
@@ -155,6 +156,10 @@ fn slurm(row: &Execution, session: &Session) -> Value {
         }
         _ => None,
     };
+    let warnings = match &session.receipt {
+        Some(Receipt::Slurm { warnings, .. }) => warnings.as_slice(),
+        _ => &[],
+    };
     let (job, submitted_at) = (receipt.map(|(job, ..)| job), receipt.map(|(_, at, _)| at));
     // An id is only unique on its cluster; where the site does not name it, its login node stands for it.
     let place = receipt.and_then(|(.., cluster)| cluster).or(row.slurm_login_node.as_ref());
@@ -163,6 +168,7 @@ fn slurm(row: &Execution, session: &Session) -> Value {
         "slurm_job_id": job,
         "composite_scheduler_job_id": job.zip(place).map(|(job, place)| format!("{place}:{job}")),
         "submitted_at": submitted_at,
+        "warnings": warnings,
         "cluster": receipt.and_then(|(.., cluster)| cluster),
         "login_node": row.slurm_login_node,
         "remote_user": row.slurm_remote_user,

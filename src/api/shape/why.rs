@@ -90,7 +90,10 @@ pub fn execution(row: &Execution, around: Around<'_>) -> Option<Why> {
             next_look,
         ),
         "submitted" if row.status == "awaiting_scheduler" => {
-            let reason = row.scheduler_reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
+            // What the last poll saw, or else what was seen first.
+            let now = around.poll.and_then(|poll| poll.note.as_deref());
+            let reason =
+                now.or(row.scheduler_reason.as_deref()).map(|r| format!(" ({r})")).unwrap_or_default();
             let what = format!("the scheduler {} to start it{reason}", row.scheduler_name);
             Why::new(troubled(what), row.submitted_at, next_look)
         }

@@ -304,6 +304,9 @@ pub enum Receipt {
         /// Named where a site has several.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         cluster: Option<String>,
+        /// What the site told before that may keep the job from ending well.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     Simulated {
         deployed_at: DateTime<Utc>,

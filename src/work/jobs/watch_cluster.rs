@@ -177,6 +177,13 @@ impl Watch<'_> {
     /// One look at everything; answers why the login node did not answer, if so.
     async fn round(&mut self, ours: Vec<Ours>) -> Result<Result<(), String>, JobError> {
         self.round += 1;
+        let node = self.site.login_node.as_str();
+        let open = self.shop.ssh.open_connections().iter().filter(|target| target.host == node).count();
+        self.shop
+            .metrics
+            .slurm_ssh_sessions_active
+            .with_label_values(&[node])
+            .set(i64::try_from(open).unwrap_or(i64::MAX));
         let Some(first) = ours.first() else {
             return Ok(reach::probe(self.shop, &self.site).await);
         };

@@ -35,6 +35,8 @@ pub struct HandOver {
     pub cluster: Cluster,
     pub directory: String,
     pub files: Vec<File>,
+    /// What the site tells that may keep the job from ending well.
+    pub warnings: Vec<String>,
     /// When the hand-over was announced.
     pub announced_at: DateTime<Utc>,
     /// Before this, accounting may still be late.
@@ -121,6 +123,7 @@ async fn go_on(
                     remote_user: over.site.remote_user.clone(),
                     session_dir: over.directory.clone(),
                     cluster: accepted.cluster,
+                    warnings: over.warnings.clone(),
                 };
                 let command = Command::RecordReceipt { receipt, settled_by };
                 shop.handle.handle::<Execution>(&id, context, command).await?;
