@@ -194,8 +194,8 @@ def start_node(host, bind, settings):
 # --- Several tasks ----------------------------------------------------------------------------------------------
 
 
-def gather(settings, host, wanted):
-    """First task: waits for the Node Managers of the others. Their connections stay open for as long as we live."""
+def gather(settings, host):
+    """First task: waits for all others, and takes their Node Managers. Their connections stay open while we live."""
     listener = socket.socket()
     listener.bind((host, 0))
     listener.listen(1024)
@@ -204,26 +204,29 @@ def gather(settings, host, wanted):
     os.makedirs(TASKS, mode=0o700, exist_ok=True)
     put(os.path.join(TASKS, "first.json"), {"host": host, "port": listener.getsockname()[1], "word": word})
     nodes, lines = {}, []
-    while len(nodes) < wanted:
+    while len(nodes) < settings.tasks - 1:
         try:
             line, _ = listener.accept()
+        except OSError:
+            missing = settings.tasks - 1 - len(nodes)
+            raise CouldNotRun(f"{missing} of {settings.tasks} tasks did not come within {START_WITHIN:.0f} s") from None
+        try:
             line.settimeout(30.0)
             said = json.loads(line.makefile("r", encoding="utf-8").readline(4096))
             if not secrets.compare_digest(str(said["word"]), word):
                 raise ValueError("wrong word")
-            nodes[int(said["rank"])] = str(said["node"])
+            nodes[int(said["rank"])] = said["node"]
             lines.append(line)
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             say("somebody who is no task of this job called:", error)
-        except OSError:
-            missing = wanted - len(nodes)
-            raise CouldNotRun(f"{missing} of {wanted} other nodes did not come within {START_WITHIN:.0f} s") from None
-    return [nodes[rank] for rank in sorted(nodes)], lines
+            line.close()
+    return [str(nodes[rank]) for rank in sorted(nodes) if nodes[rank]], lines
 
 
 def serve(settings, host, bind):
-    """Any other task: one Node Manager, for as long as the first task lives."""
-    process, node = start_node(host, bind, settings)
+    """Any other task: for as long as the first one lives, a Node Manager if it is the first of its node. A further one only
+    waits: where srun is told so, the end of one task soon ends all."""
+    process, node = start_node(host, bind, settings) if settings.first_of_node else (None, None)
     until, meeting = time.monotonic() + START_WITHIN, os.path.join(TASKS, "first.json")
     while not os.path.exists(meeting):
         if time.monotonic() > until:
@@ -235,7 +238,7 @@ def serve(settings, host, bind):
         hello = {"word": first["word"], "rank": settings.rank, "node": node}
         line.sendall(json.dumps(hello).encode() + b"\n")
         line.settimeout(1.0)
-        while process.poll() is None:
+        while process is None or process.poll() is None:
             try:
                 if not line.recv(1):
                     return FINISHED
@@ -415,17 +418,17 @@ def watch(session, managers):
         time.sleep(LOOK_EVERY)
 
 
-def lead(settings, host, bind, tasks):
+def lead(settings, host, bind):
     """First task: the Data Island Manager and the session, to its end."""
     session, managers = Session(settings), {}
     try:
         try:
             session.write()
             nodes = []
-            if tasks == 1 or not settings.dim_alone:
+            if settings.nodes == 1 or not settings.dim_alone:
                 managers["nm"], node = start_node(host, bind, settings)
                 nodes.append(node)
-            others, lines = gather(settings, host, tasks - 1) if tasks > 1 else ([], [])
+            others, lines = gather(settings, host) if settings.tasks > 1 else ([], [])
             nodes += others
             managers["dim"], ports = start_manager(
                 "dim", host, bind, 1, lambda _: ["-N", ",".join(nodes)], settings)
@@ -488,19 +491,17 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     # srun numbers the tasks of its step; the batch script alone is one task whatever was asked for.
-    in_step = "SLURM_STEP_ID" in os.environ
-    settings.rank = int(os.environ.get("SLURM_NODEID", "0")) if in_step else 0
-    nodes = whole(os.environ.get("SLURM_STEP_NUM_NODES")) if in_step else 1
-    if in_step and os.environ.get("SLURM_LOCALID", "0") != "0":
-        return FINISHED  # one task a node is enough; further ones only hold its processors
-    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname() if nodes > 1 else "127.0.0.1"
-    bind = "0.0.0.0" if settings.all_nics and nodes > 1 else host
+    step = os.environ if "SLURM_STEP_ID" in os.environ else {}
+    settings.rank, settings.tasks = int(step.get("SLURM_PROCID", "0")), whole(step.get("SLURM_STEP_NUM_TASKS"))
+    settings.nodes, settings.first_of_node = whole(step.get("SLURM_STEP_NUM_NODES")), step.get("SLURM_LOCALID", "0") == "0"
+    host = os.environ.get("SLURMD_NODENAME") or socket.gethostname() if settings.nodes > 1 else "127.0.0.1"
+    bind = "0.0.0.0" if settings.all_nics and settings.nodes > 1 else host
     os.makedirs(LOGS, exist_ok=True)
     adopt_orphans()
     try:
         if settings.rank > 0:
             return serve(settings, host, bind)
-        return lead(settings, host, bind, nodes)
+        return lead(settings, host, bind)
     except CouldNotRun as error:
         say(error)
         return NOT_RUN

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use super::job::{Part, State};
 use super::{sacct, squeue};
 
+/// Jobs in one command, at most: a command line is one argument of the login shell, for which Linux has 128 KiB.
+pub const MOST_JOBS: usize = 10_000;
+
 /// A job to be looked for: what sbatch answered, and the session's id that is its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {

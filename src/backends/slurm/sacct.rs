@@ -73,7 +73,7 @@ impl Row {
     }
 }
 
-/// Asks for these jobs, whenever they ran.
+/// Asks for these jobs, whenever they ran; [`super::poll::MOST_JOBS`] at most.
 pub fn by_id(jobs: &[u64]) -> Result<String, Nul> {
     let jobs: Vec<String> = jobs.iter().map(u64::to_string).collect();
     command().option("--jobs", &jobs.join(",")).line()

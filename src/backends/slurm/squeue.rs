@@ -39,7 +39,7 @@ pub struct Row {
     pub comment: Option<String>,
 }
 
-/// Asks for these jobs, ended ones too while the controller has them.
+/// Asks for these jobs, ended ones too while the controller has them; [`super::poll::MOST_JOBS`] at most.
 pub fn by_id(jobs: &[u64]) -> Result<String, Nul> {
     let jobs: Vec<String> = jobs.iter().map(u64::to_string).collect();
     command().option("--jobs", &jobs.join(",")).line()

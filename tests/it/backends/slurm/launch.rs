@@ -209,7 +209,7 @@ async fn a_site_without_daliuge_says_so() {
 #[tokio::test]
 async fn several_nodes_are_one_engine_for_as_long_as_the_graph_runs() {
     let job = Job::prepare("fanout-ok", None).await;
-    let task = |rank: &str, name: &str| {
+    let task = |rank: &str, name: &str, local: &str| {
         Command::new(format!("{}/bin/python3", told("DLG_VENV")))
             .args([
                 "-u",
@@ -221,16 +221,40 @@ async fn several_nodes_are_one_engine_for_as_long_as_the_graph_runs() {
             ])
             .current_dir(&job.directory)
             .env("DLG_ROOT", job.root.path().join("dlg"))
-            .envs([("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_NODES", "2"), ("SLURM_LOCALID", "0")])
-            .envs([("SLURM_NODEID", rank), ("SLURMD_NODENAME", name)])
+            .envs([("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_NODES", "2"), ("SLURM_STEP_NUM_TASKS", "3")])
+            .envs([("SLURM_PROCID", rank), ("SLURMD_NODENAME", name), ("SLURM_LOCALID", local)])
             .spawn()
             .unwrap()
     };
-    let (second, first) = (task("1", "127.0.0.3"), task("0", "127.0.0.2"));
-    assert_eq!((end(first).await.code(), end(second).await.code()), (Some(0), Some(0)));
+    // The third is the second task of the second node, and only waits.
+    let mut others = [task("1", "127.0.0.3", "0"), task("2", "127.0.0.3", "1")];
+    let first = task("0", "127.0.0.2", "0");
+    job.until(|file| file.state == State::Running).await;
+    assert!(others.iter_mut().all(|other| other.try_wait().unwrap().is_none()), "srun would end the others");
+    assert_eq!(end(first).await.code(), Some(0));
+    for other in others {
+        assert_eq!(end(other).await.code(), Some(0));
+    }
     let file = job.file().unwrap();
     assert!(file.has_finished());
     assert_eq!(file.nodes.len(), 2);
     assert!(file.nodes[0].starts_with("127.0.0.2:") && file.nodes[1].starts_with("127.0.0.3:"));
+    job.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_come_is_no_fault_of_the_graph() {
+    let job = Job::prepare("fanout-ok", None).await;
+    let child = Command::new(format!("{}/bin/python3", told("DLG_VENV")))
+        .args([script::LAUNCHER_FILE, "--session", &job.session, "--template", script::TEMPLATE_FILE])
+        .current_dir(&job.directory)
+        .env("DLG_ROOT", job.root.path().join("dlg"))
+        .env("BEAMPIPE_START_WITHIN", "5")
+        .envs([("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_NODES", "2"), ("SLURM_STEP_NUM_TASKS", "2")])
+        .envs([("SLURM_PROCID", "0"), ("SLURMD_NODENAME", "127.0.0.2"), ("SLURM_LOCALID", "0")])
+        .spawn()
+        .unwrap();
+    assert_eq!(end(child).await.code(), Some(3));
+    assert!(job.file().unwrap().error.unwrap().contains("1 of 2 tasks did not come within 5 s"));
     job.nothing_is_left().await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use beampipe::backends::slurm::job::{Id, Part, State};
-use beampipe::backends::slurm::poll::{Asked, Poll, found, poll};
+use beampipe::backends::slurm::poll::{Asked, MOST_JOBS, Poll, found, poll};
 use beampipe::backends::slurm::table::{Limit, PollError, Printed};
 use beampipe::backends::slurm::{reason, sacct, sbatch, squeue};
 use chrono::DateTime;
@@ -211,6 +211,8 @@ fn output_that_is_not_understood_is_an_error_that_names_the_line() {
 fn the_commands_are_those_whose_output_was_captured() {
     let line = squeue::by_id(&[1, 2]).unwrap();
     assert!(line.ends_with("--jobs=1,2") && line.contains("LC_ALL=C TZ=UTC0 SLURM_TIME_FORMAT=%s"), "{line}");
+    let longest = sacct::by_id(&vec![u64::from(u32::MAX); MOST_JOBS]).unwrap();
+    assert!(longest.len() < 128 << 10, "{} bytes are no argument", longest.len());
     let since = DateTime::from_timestamp(1_795_392_196, 0).unwrap();
     let line = sacct::by_name("a'b; rm -rf /", since).unwrap();
     assert!(line.contains(r"--name='a'\''b; rm -rf /' --starttime=2026-11-23T00:03:16"), "{line}");
