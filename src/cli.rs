@@ -18,7 +18,9 @@ pub mod sse;
 pub mod tail;
 
 mod account;
+mod checks;
 mod config;
+mod doctor;
 mod events;
 mod execution;
 mod files;
@@ -88,6 +90,8 @@ enum Verb {
     /// Login nodes, and the keys for them
     #[command(subcommand)]
     Slurm(slurm::Verb),
+    /// Whether an execution on a profile would get through: one line a check, and what puts it right (API)
+    Doctor(doctor::Doctor),
     /// Sources (API)
     #[command(subcommand)]
     Source(source::Verb),
@@ -178,6 +182,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Admission(verb) => verb.run(context).await,
         Verb::Profile(verb) => verb.run(context).await,
         Verb::Slurm(verb) => verb.run(context).await,
+        Verb::Doctor(doctor) => doctor.run(context).await,
         Verb::Source(verb) => verb.run(context).await,
         Verb::Execution(verb) => verb.run(context).await,
         Verb::Job(verb) => verb.run(context).await,

@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use beampipe_domain::profile::Deployment;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::checks::Checks;
 use super::client::path;
-use super::out::Column;
 use super::{Context, Outcome, names};
 use crate::backends::slurm::cluster::Cluster;
 use crate::config::Config;
-use crate::ssh::{Credentials, Pool, Target};
-
-const COLUMNS: &[Column] = &[("CHECK", "check"), ("RESULT", "result"), ("DETAIL", "detail")];
+use crate::ssh::{Pool, Target};
+use crate::work::cluster;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -85,8 +85,7 @@ impl Verb {
             }
             Self::Ping(ping) => ping.run(context, &mut checks).await?,
         }
-        context.out.list(&checks.rows.into(), COLUMNS)?;
-        Ok(if checks.failed { Outcome::No } else { Outcome::Done })
+        checks.show(context)
     }
 }
 
@@ -131,94 +130,36 @@ impl Ping {
 
 /// The way in that a profile names.
 fn of_profile(deployment: &Value) -> anyhow::Result<Target> {
-    if deployment["kind"] != "slurm_remote" {
-        bail!("the profile is of kind {}, and only slurm_remote has a login node", deployment["kind"]);
+    match serde_json::from_value(deployment.clone()).context("the profile cannot be read")? {
+        Deployment::SlurmRemote(remote) => cluster::target(&remote).map_err(anyhow::Error::msg),
+        other => bail!("the profile is of kind {}, and only slurm_remote has a login node", other.kind()),
     }
-    let text = |field: &str| deployment[field].as_str().filter(|text| !text.is_empty());
-    let port = match deployment["ssh_port"].as_u64() {
-        Some(port) => u16::try_from(port).context("the profile's ssh_port is no port")?,
-        None => 22,
-    };
-    let host = text("login_node").context("the profile names no login_node")?;
-    let user = text("remote_user").context("the profile names no remote_user")?;
-    Ok(Target::new(host, port, user, text("ssh_credential").unwrap_or("default"))?)
 }
 
-fn in_time(target: &Target, began: Instant) -> String {
+pub(super) fn in_time(target: &Target, began: Instant) -> String {
     format!("{target} in {} ms", began.elapsed().as_millis())
-}
-
-#[derive(Default)]
-struct Checks {
-    rows: Vec<Value>,
-    failed: bool,
-}
-
-impl Checks {
-    fn ok(&mut self, check: &str, detail: impl Into<String>) {
-        self.rows.push(json!({"check": check, "result": "ok", "detail": detail.into()}));
-    }
-
-    fn no(&mut self, check: &str, detail: impl Into<String>) {
-        self.failed = true;
-        self.rows.push(json!({"check": check, "result": "no", "detail": detail.into()}));
-    }
-
-    fn done<T, E: std::error::Error>(
-        &mut self,
-        check: &str,
-        done: Result<T, E>,
-        detail: impl FnOnce(T) -> String,
-    ) -> bool {
-        let good = done.is_ok();
-        match done {
-            Ok(value) => self.ok(check, detail(value)),
-            Err(error) => self.no(check, error.to_string()),
-        }
-        good
-    }
-
-    fn slot(&mut self, credentials: &Credentials, slot: &str) {
-        for (check, found) in credentials.check(slot) {
-            self.done(&format!("{slot}: {check}"), found, |detail| detail);
-        }
-    }
-
-    /// What a submission and a poll will call.
-    async fn slurm(&mut self, cluster: &Cluster) {
-        for (check, line) in [
-            ("sbatch", "sbatch --version"),
-            ("squeue", "squeue -h -o %i -u \"$(id -un)\" >/dev/null && echo answers"),
-            ("sacct", "sacct -X -n -o jobid -S now >/dev/null && echo answers"),
-            ("scancel", "scancel --version"),
-        ] {
-            match cluster.run(line).await {
-                Ok(said) if said.success() => self.ok(check, said.stdout_text().trim()),
-                Ok(said) => {
-                    let code = said.code.map_or_else(|| "a signal".to_owned(), |code| format!("code {code}"));
-                    self.no(check, format!("ended with {code}: {}", said.stderr_text().trim()));
-                }
-                Err(error) => self.no(check, error.to_string()),
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn a_profile_that_names_no_way_in_is_refused_with_what_is_missing() {
         let full = json!({"kind": "slurm_remote", "login_node": "h", "ssh_port": 2222, "remote_user": "u", "ssh_credential": "s"});
         assert_eq!(format!("{:?}", of_profile(&full).unwrap()), "Target(u@h:2222, slot s)");
-        for (field, word) in
-            [("kind", "slurm_remote"), ("login_node", "login_node"), ("remote_user", "remote_user")]
-        {
+        let other = json!({"kind": "simulated"});
+        assert!(of_profile(&other).unwrap_err().to_string().contains("only slurm_remote"));
+        for (field, word) in [("login_node", "host"), ("remote_user", "remote_user")] {
             let mut less = full.clone();
-            less[field] = Value::Null;
+            less.as_object_mut().unwrap().remove(field);
             let error = of_profile(&less).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+        let through =
+            json!({"kind": "slurm_remote", "login_node": "h", "remote_user": "u", "jump": {"host": "j"}});
+        assert!(of_profile(&through).unwrap().jump.is_some());
     }
 }

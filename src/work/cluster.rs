@@ -121,6 +121,11 @@ pub async fn warnings(shop: &Shop, cluster: &Cluster, remote: &SlurmRemote) -> V
     say(&look, remote, shop.clock.now())
 }
 
+/// The same, asked now.
+pub async fn told(cluster: &Cluster, remote: &SlurmRemote, now: DateTime<Utc>) -> Vec<String> {
+    say(&look(cluster, remote).await, remote, now)
+}
+
 /// What cannot be asked is not told: nothing waits for it.
 async fn look(cluster: &Cluster, remote: &SlurmRemote) -> Look {
     let (space, account, maintenance) = tokio::join!(

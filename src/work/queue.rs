@@ -40,7 +40,7 @@ pub async fn ensure_watch(shop: &Shop, context: &Context, execution: Uuid) -> Re
     if let Deployment::SlurmRemote(remote) = &spec.deployment {
         let site = Site::of(remote).map_err(JobError::Fail)?;
         let payload = serde_json::to_value(&site).map_err(|error| JobError::Fail(error.to_string()))?;
-        let id = id::caused_job(Kind::SlurmPollTick.as_str(), site.to_string().as_bytes());
+        let id = watch_of(&site);
         let order = Enqueued {
             kind: Kind::SlurmPollTick,
             payload,
@@ -65,6 +65,11 @@ pub async fn ensure_watch(shop: &Shop, context: &Context, execution: Uuid) -> Re
         next_run_at: shop.clock.now(),
     };
     bring_back(shop, context, id, order).await
+}
+
+/// The job that watches a login node.
+pub fn watch_of(site: &Site) -> Uuid {
+    id::caused_job(Kind::SlurmPollTick.as_str(), site.to_string().as_bytes())
 }
 
 /// Sees that an execution is being executed with the flags it was asked with.

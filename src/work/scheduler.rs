@@ -13,6 +13,7 @@ use beampipe_domain::admission::{self, Candidate, Counts, Limits, Skip};
 use beampipe_domain::execution::{self, Created, Execution, PinnedProfile, RequestedSource};
 use beampipe_domain::id;
 use beampipe_domain::job::Kind;
+use beampipe_domain::profile::Deployment;
 use beampipe_domain::source::{self, Source};
 use beampipe_projections::Window;
 use beampipe_projections::executions::Live;
@@ -23,6 +24,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::cluster::Site;
 use super::jobs::discover;
 use super::lease::Acting;
 use super::{JobError, Shop, queue};
@@ -431,7 +433,8 @@ async fn see_to(
     }
     let jobs = shop.models.jobs();
     let working = jobs.unfinished_for_execution(row.id, Kind::Execute).map_err(unread)?.is_some()
-        || jobs.unfinished_for_execution(row.id, Kind::DimPoll).map_err(unread)?.is_some();
+        || jobs.unfinished_for_execution(row.id, Kind::DimPoll).map_err(unread)?.is_some()
+        || is_watched_on_its_cluster(shop, row).map_err(unread)?;
     if working {
         return Ok(());
     }
@@ -442,6 +445,19 @@ async fn see_to(
         }
         Execution::Absent | Execution::Pending { .. } | Execution::Ended { .. } => Ok(()),
     }
+}
+
+/// Whether the watch of its login node has an execution that was handed over, or may have been.
+fn is_watched_on_its_cluster(
+    shop: &Shop,
+    row: &beampipe_projections::executions::Execution,
+) -> Result<bool, beampipe_projections::ReadModelError> {
+    let Some(Deployment::SlurmRemote(remote)) = row.profile_spec.as_ref().map(|spec| &spec.deployment) else {
+        return Ok(false);
+    };
+    let (Ok(site), true) = (Site::of(remote), row.submission_pending_at.is_some()) else { return Ok(false) };
+    let watch = shop.models.jobs().get(queue::watch_of(&site))?;
+    Ok(watch.is_some_and(|job| job.status == "queued" || job.status == "running"))
 }
 
 fn usize(n: u64) -> usize {

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use beampipe_domain::execution::{Axes, Command, Execution, Observation, Receipt, Submission};
+use beampipe_domain::execution::{Axes, Command, Execution, JobFacts, Observation, Receipt, Submission};
 use beampipe_domain::job::Kind;
 use beampipe_domain::profile::{Deployment, SlurmRemote};
 use beampipe_log::{Filter, Subscription};
@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::Claimed;
 use crate::backends::slurm::cluster::Cluster;
+use crate::backends::slurm::job::State;
 use crate::backends::slurm::poll::{Asked, Poll as Told, poll};
 use crate::backends::slurm::{PollError, reason, sacct, squeue};
 use crate::handle::HandleError;
@@ -39,8 +40,10 @@ mod reach;
 const MOST: u64 = 10_000;
 /// How long a login node with nothing to watch keeps its job.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often it is looked whether there is something new.
-const TICK: Duration = Duration::from_millis(500);
+/// How often it is looked whether there is something new, where there was nothing.
+const TICK: Duration = Duration::from_secs(2);
+/// What a read model needs at most to hear what its process has heard, mostly.
+const SOON: Duration = Duration::from_millis(100);
 /// After so many polls that say nothing of a job its marks are looked at.
 const SILENT_POLLS: u32 = 5;
 /// Hand-overs that are settled, and ends that are brought home, at once.
@@ -52,6 +55,7 @@ struct Ours {
     project: String,
     config: Uuid,
     remote: SlurmRemote,
+    cancel: bool,
 }
 
 /// One whose job is known.
@@ -65,6 +69,15 @@ struct Running {
     submission: Submission,
 }
 
+/// What was said of a job that has not ended.
+struct Look<'a> {
+    source: &'static str,
+    state: &'a State,
+    why: Option<&'a str>,
+    expected_at: Option<DateTime<Utc>>,
+    job: JobFacts,
+}
+
 pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> {
     let site: Site = serde_json::from_value(job.order.payload.clone())
         .map_err(|error| JobError::Fail(format!("the job names no login node: {error}")))?;
@@ -76,6 +89,7 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
         site,
         began: shop.clock.now(),
         round: 0,
+        pace: Duration::from_secs(u64::from(shop.settings.slurm_poll_floor_seconds)),
         seen: HashMap::new(),
         silent: HashMap::new(),
         told_to_cancel: HashMap::new(),
@@ -95,6 +109,8 @@ struct Watch<'a> {
     reach: reach::Reach,
     began: DateTime<Utc>,
     round: u64,
+    /// Between two polls, while the node answers.
+    pace: Duration,
     /// Polls that saw an execution's present state.
     seen: HashMap<Uuid, u64>,
     /// Polls in a row that said nothing of a job.
@@ -105,33 +121,31 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     async fn until_nothing_is_left(&mut self, news: &mut Subscription) -> Result<Option<Value>, JobError> {
-        // Whoever had the job before may have polled a moment ago.
-        let mut next_poll = Instant::now();
-        let mut first =
-            self.job.attempt > 1 || self.job.order.next_run_at + TimeDelta::seconds(60) < self.began;
+        let mut next_poll = None;
         let mut idle_since = Instant::now();
         loop {
             let ours = self.ours()?;
-            let pace = self.pace(&ours).await;
-            if std::mem::take(&mut first) {
-                next_poll = Instant::now() + pace;
-            }
+            self.pace = self.pace(&ours).await;
+            // Whoever had the job before may have polled a moment ago.
+            let due_at = *next_poll.get_or_insert_with(|| Instant::now() + self.pace);
+            let mut until = due_at;
             if ours.is_empty() && !reach::has_paused(self.shop, &self.site).await? {
                 if idle_since.elapsed() > IDLE {
                     return Ok(Some(json!({"polls": self.round})));
                 }
+                until = Instant::now() + TICK;
             } else {
                 idle_since = Instant::now();
-                let due = Instant::now() >= next_poll;
-                if due {
+                if Instant::now() >= due_at {
                     let outcome = self.round(ours).await?;
                     let failures = self.reach.note(self.shop, &self.job.context, &self.site, outcome).await?;
-                    next_poll = Instant::now() + self.reach.pause(pace, failures);
+                    until = Instant::now() + self.reach.pause(self.pace, failures);
+                    next_poll = Some(until);
                 } else {
                     self.cancel_now(ours).await?;
                 }
             }
-            wait(self.job, news, next_poll).await?;
+            wait(self.job, news, until).await?;
         }
     }
 
@@ -249,11 +263,11 @@ impl Watch<'_> {
 
     /// Ends at once what somebody wants to be ended: cancelling does not wait for the next poll.
     async fn cancel_now(&mut self, ours: Vec<Ours>) -> Result<(), JobError> {
-        for one in ours {
+        let wanted = |one: &Ours| one.cancel && !self.told_to_cancel.contains_key(&one.id);
+        for one in ours.into_iter().filter(wanted).collect::<Vec<_>>() {
             let state = self.shop.handle.load::<Execution>(&one.id.to_string()).await?.state;
             if let Execution::Submitted { facts, receipt: Receipt::Slurm { slurm_job_id, .. }, .. } = &state
                 && facts.cancel_requested
-                && !self.told_to_cancel.contains_key(&one.id)
             {
                 let cluster = self.shop.cluster(&one.remote).map_err(JobError::Fail)?;
                 self.cancel(&cluster, one.id, slurm_job_id).await;
@@ -312,10 +326,24 @@ impl Watch<'_> {
             match told.get(&one.job) {
                 Some(Told::Ended(row)) => ended.push((one, Some(row.clone()))),
                 Some(Told::Living(row)) => {
-                    self.observe(&one, "squeue", &row.state, row.reason.as_deref(), row.started_at).await?
+                    let look = Look {
+                        source: "squeue",
+                        state: &row.state,
+                        why: row.reason.as_deref(),
+                        expected_at: row.started_at,
+                        job: ending::facts_of_queue(row),
+                    };
+                    self.observe(&one, look).await?;
                 }
                 Some(Told::Recorded(row)) => {
-                    self.observe(&one, "sacct", &row.state, row.reason.as_deref(), None).await?
+                    let look = Look {
+                        source: "sacct",
+                        state: &row.state,
+                        why: row.reason.as_deref(),
+                        expected_at: None,
+                        job: ending::facts(row),
+                    };
+                    self.observe(&one, look).await?;
                 }
                 Some(Told::Leaving(row)) => {
                     let note = format!("it has ended as {}; accounting does not have it yet", row.state);
@@ -384,14 +412,8 @@ impl Watch<'_> {
     }
 
     /// Writes an event if an axis has changed.
-    async fn observe(
-        &mut self,
-        one: &Running,
-        source: &str,
-        state: &crate::backends::slurm::job::State,
-        why: Option<&str>,
-        expected_at: Option<DateTime<Utc>>,
-    ) -> Result<(), JobError> {
+    async fn observe(&mut self, one: &Running, look: Look<'_>) -> Result<(), JobError> {
+        let Look { source, state, why, expected_at, job } = look;
         let polls = self.seen.entry(one.ours.id).or_default();
         *polls += 1;
         let previous_polls = *polls - 1;
@@ -426,7 +448,7 @@ impl Watch<'_> {
                     raw_state: Some(state.to_string()),
                     reason: sentence.or_else(|| why.map(str::to_owned)),
                     previous_polls,
-                    job: None,
+                    job: Some(Box::new(job)),
                 },
             }
         };
@@ -441,7 +463,7 @@ impl Watch<'_> {
     /// Says how the watch of an execution goes, to whoever asks now.
     fn tell(&self, execution: Uuid, trouble: Option<String>, note: Option<String>) {
         let now = self.shop.clock.now();
-        let next_poll_at = now + TimeDelta::seconds(i64::from(self.shop.settings.slurm_poll_floor_seconds));
+        let next_poll_at = now + TimeDelta::from_std(self.pace).unwrap_or_default();
         let poll = Poll {
             round: self.round,
             started_at: self.began,
@@ -454,15 +476,18 @@ impl Watch<'_> {
     }
 }
 
-/// Sleeps until it is time to look, something happened, or the worker stops.
-async fn wait(job: &Claimed, news: &mut Subscription, next_poll: Instant) -> Result<(), JobError> {
-    let until = next_poll.min(Instant::now() + TICK).max(Instant::now() + Duration::from_millis(20));
+/// Sleeps until it is time to look, somebody wants an end, or the worker stops.
+async fn wait(job: &Claimed, news: &mut Subscription, until: Instant) -> Result<(), JobError> {
     loop {
         tokio::select! {
             () = job.stop.cancelled() => return Err(JobError::HandBack("the worker stops".into())),
             () = tokio::time::sleep_until(until) => return Ok(()),
             batch = news.next_batch(1000) => match batch {
-                Ok(batch) if batch.events.iter().any(|e| &*e.event_type == "execution.cancel_requested") => return Ok(()),
+                Ok(batch) if batch.events.iter().any(|e| &*e.event_type == "execution.cancel_requested") => {
+                    // The read model that says whose cancellation it is hears of it now, too.
+                    tokio::time::sleep(SOON).await;
+                    return Ok(());
+                }
                 Ok(_) => {}
                 Err(error) => return Err(JobError::Retry(error.to_string())),
             },
@@ -474,7 +499,13 @@ impl Ours {
     fn of(row: rows::Execution) -> Option<Self> {
         let spec = row.profile_spec?;
         let Deployment::SlurmRemote(remote) = spec.deployment else { return None };
-        Some(Self { id: row.id, project: row.project_module, config: row.project_config_id, remote: *remote })
+        Some(Self {
+            id: row.id,
+            project: row.project_module,
+            config: row.project_config_id,
+            remote: *remote,
+            cancel: row.cancel_requested,
+        })
     }
 }
 

@@ -37,6 +37,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/deployment-profiles/{id}", "viewer"),
     ("PATCH", "/deployment-profiles/{id}", "admin"),
     ("DELETE", "/deployment-profiles/{id}", "admin"),
+    ("POST", "/deployment-profiles/{id}/pause", "operator"),
+    ("POST", "/deployment-profiles/{id}/resume", "operator"),
     ("GET", "/sources", "viewer"),
     ("POST", "/sources", "operator"),
     ("POST", "/sources/bulk", "operator"),

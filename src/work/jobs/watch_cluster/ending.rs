@@ -15,6 +15,7 @@ use crate::backends::slurm::outcome::{self, End, Outcome, Seen};
 use crate::backends::slurm::sacct::{self, Exit};
 use crate::backends::slurm::script::{ERROR_FILE, OUTPUT_FILE};
 use crate::backends::slurm::session_file::{LARGEST, SessionFile};
+use crate::backends::slurm::squeue;
 use crate::handle::{Context, HandleError};
 use crate::ssh::{self, Part};
 use crate::work::{JobError, Shop};
@@ -204,7 +205,7 @@ async fn put(shop: &Shop, kind: &str, bytes: Bytes, media_type: &str) -> Result<
 }
 
 /// Accounting's row in the words of the log.
-fn facts(row: &sacct::Row) -> JobFacts {
+pub(super) fn facts(row: &sacct::Row) -> JobFacts {
     let cancelled_by = match &row.state {
         State::Cancelled { by } => by.map(|uid| uid.to_string()),
         _ => None,
@@ -229,6 +230,21 @@ fn facts(row: &sacct::Row) -> JobFacts {
         allocated_cpus: row.cpus(),
         service_unit_hours: hours.zip(row.billing()).map(|(hours, billing)| hours * billing as f64),
         restarts: Some(u64::from(row.restarts)),
+    }
+}
+
+/// The queue's row in the words of the log. When a job that waits is expected to start is no fact.
+pub(super) fn facts_of_queue(row: &squeue::Row) -> JobFacts {
+    let waits = row.state.scheduler_state() == "pending";
+    JobFacts {
+        state: row.state.word().to_owned(),
+        reason: row.reason.clone(),
+        partition: row.partition.clone(),
+        node_list: row.nodes.clone(),
+        submitted_at: row.submitted_at,
+        started_at: row.started_at.filter(|_| !waits),
+        elapsed_seconds: row.elapsed.map(|elapsed| elapsed.as_secs()),
+        ..JobFacts::default()
     }
 }
 
