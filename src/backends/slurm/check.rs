@@ -197,6 +197,12 @@ fn environment(remote: &SlurmRemote, wrong: &mut Wrongs) {
     let starts = !matches!(prefix.trim().chars().next(), None | Some('#'));
     wrong.must(starts, "exec_prefix", "is empty", "what starts the launcher, such as `srun`");
     wrong.must(
+        super::script::nodes(remote) == 1 || prefix.contains("srun"),
+        "exec_prefix",
+        "does not start the launcher on every node",
+        "with several nodes one task a node by srun, such as `srun --ntasks-per-node=1`",
+    );
+    wrong.must(
         !prefix.chars().any(char::is_control) && prefix.len() <= LONGEST_PATH,
         "exec_prefix",
         "is not one line",

@@ -185,7 +185,8 @@ fn minutes(field: &str) -> Result<Option<Limit>, String> {
     match field {
         "UNLIMITED" | "INFINITE" => Ok(Some(Limit::Unlimited)),
         "Partition_Limit" => Ok(None),
-        _ => Ok(table::number::<u64>(field)?.map(|minutes| Limit::Of(Duration::from_secs(minutes * 60)))),
+        _ => Ok(table::number::<u32>(field)?
+            .map(|minutes| Limit::Of(Duration::from_secs(u64::from(minutes) * 60)))),
     }
 }
 

@@ -107,8 +107,9 @@ pub(super) fn duration(field: &str) -> Result<Option<Duration>, String> {
         return Ok(None);
     }
     let odd = || format!("{field:?} is no duration");
+    // Of 32 bits, so that no sum below runs over.
     let digits = |part: &str| match !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
-        true => part.parse::<u64>().map_err(|_| odd()),
+        true => part.parse::<u32>().map(u64::from).map_err(|_| odd()),
         false => Err(odd()),
     };
     let (days, rest) = match field.split_once('-') {
@@ -116,7 +117,11 @@ pub(super) fn duration(field: &str) -> Result<Option<Duration>, String> {
         None => (0, field),
     };
     let (clock, millis) = match rest.split_once('.') {
-        Some((clock, part)) => (clock, digits(&format!("{part:0<3}")[..3])?),
+        Some((clock, part)) => {
+            digits(part)?;
+            let millis: String = part.chars().chain("00".chars()).take(3).collect();
+            (clock, digits(&millis)?)
+        }
         None => (rest, 0),
     };
     let parts = clock.split(':').map(digits).collect::<Result<Vec<_>, _>>()?;
@@ -125,8 +130,7 @@ pub(super) fn duration(field: &str) -> Result<Option<Duration>, String> {
         [minutes, seconds] => minutes * 60 + seconds,
         _ => return Err(odd()),
     };
-    let days = days.checked_mul(86_400).and_then(|days| days.checked_add(seconds)).ok_or_else(odd)?;
-    Ok(Some(Duration::from_secs(days) + Duration::from_millis(millis)))
+    Ok(Some(Duration::from_secs(days * 86_400 + seconds) + Duration::from_millis(millis)))
 }
 
 /// A wall time limit.

@@ -32,6 +32,7 @@ impl Job {
             venv: Some(setup.map_or(venv, str::to_owned)),
             environment_setup: None,
             exec_prefix: "env".into(),
+            resources: None,
             ..super::remote()
         };
         // The session's directory may be called anything; what DALiuGE writes into is in commands of the graph.

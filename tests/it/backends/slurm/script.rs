@@ -106,6 +106,9 @@ fn a_profile_that_is_wrong_has_no_script() {
     for directory in ["relative", "/a\nb", "/a\\b", ""] {
         assert!(matches!(render(&remote(), session(directory)), Err(ScriptError::Session("directory", _))));
     }
+    let alone = SlurmRemote { exec_prefix: "env".into(), ..remote() };
+    let error = render(&alone, session("/s")).unwrap_err().to_string();
+    assert!(error.contains("exec_prefix does not start the launcher on every node"), "{error}");
     let odd = Session { id: "a b", ..session("/s") };
     assert!(matches!(render(&remote(), odd), Err(ScriptError::Session("id", _))));
 }
@@ -117,6 +120,7 @@ fn run(directory: &Path, prefix: &str, setup: &str) -> Output {
         modules: None,
         venv: None,
         environment_setup: Some(setup.into()),
+        resources: None,
         ..remote()
     };
     let text = render(&remote, session(directory.to_str().unwrap())).unwrap();

@@ -7,6 +7,7 @@ use beampipe::backends::slurm::poll::{Asked, MOST_JOBS, Poll, found, poll};
 use beampipe::backends::slurm::table::{Limit, PollError, Printed};
 use beampipe::backends::slurm::{reason, sacct, sbatch, squeue};
 use chrono::DateTime;
+use proptest::prelude::*;
 
 fn golden(name: &str) -> Vec<u8> {
     let path = format!("{}/tests/golden/slurm/{name}.txt", env!("CARGO_MANIFEST_DIR"));
@@ -233,4 +234,33 @@ fn a_refusal_of_sbatch_has_its_class() {
     }
     let odd = sbatch::explain(b"sbatch: error: the moon is full\n\n");
     assert_eq!((odd.class, odd.error.as_str()), ("conflict", "sbatch: error: the moon is full"));
+}
+
+proptest! {
+    /// Whatever is printed, it is read or refused; and of what is read nothing has an end that was not printed.
+    #[test]
+    fn odd_output_is_read_or_refused(
+        line in 0usize..20,
+        field in 0usize..22,
+        with in prop_oneof!["\\PC{0,12}", "[0-9:.+-]{0,24}", "[A-Z_+]{0,12}", Just("CANCELLED by 99999999999".to_owned())],
+        cut in prop::option::of(0usize..4000),
+    ) {
+        for name in ["sacct.ended", "squeue.pending-and-running"] {
+            let text = String::from_utf8(golden(name)).unwrap();
+            let mut lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\u{1f}').collect()).collect();
+            let line = line % lines.len();
+            let field = field % lines[line].len();
+            lines[line][field] = &with;
+            let mut odd = lines.iter().map(|line| line.join("\u{1f}") + "\n").collect::<String>().into_bytes();
+            odd.truncate(cut.unwrap_or(odd.len()));
+            if name.starts_with("sacct") {
+                let _ = sacct::read(printed(&odd));
+            } else if let Ok(rows) = squeue::read(printed(&odd)) {
+                let ended = rows.iter().filter(|row| row.state.is_terminal()).count();
+                let printed = text.lines().filter(|line| line.contains("CANCELLED") || line.contains("COMPLETED") || line.contains("FAILED"));
+                prop_assert!(ended <= printed.count() + 1);
+            }
+        }
+        reason::explain(&with);
+    }
 }
