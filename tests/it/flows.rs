@@ -17,6 +17,7 @@ mod scrape;
 mod secrets;
 mod service;
 mod slurm;
+mod slurm_faults;
 mod standby;
 mod streams;
 mod stuck;

@@ -38,6 +38,15 @@ impl Site {
 
     /// Takes some seconds to start.
     pub fn own() -> Self {
+        Self::own_of(&["slurm", "sshd"])
+    }
+
+    /// A login node without a Slurm, for what stands in for one.
+    pub fn without_slurm() -> Self {
+        Self::own_of(&["sshd"])
+    }
+
+    fn own_of(parts: &[&str]) -> Self {
         told("BEAMPIPE_TEST_SLURM_CONF");
         let own = tempfile::tempdir().unwrap();
         let state = own.path().join("state");
@@ -50,7 +59,7 @@ impl Site {
                 up.env_remove(&name);
             }
         }
-        let done = up.arg(&state).args(["slurm", "sshd"]).output().unwrap();
+        let done = up.arg(&state).args(parts).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         let script = format!(". '{}' && env", state.join("env").display());
         let said = Command::new("bash").args(["-c", &script]).output().unwrap();
@@ -66,6 +75,10 @@ impl Site {
 
     pub fn told(&self, name: &str) -> &str {
         &self.variables[name]
+    }
+
+    pub fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     pub fn target(&self) -> Target {

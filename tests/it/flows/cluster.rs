@@ -19,17 +19,29 @@ pub struct Cluster {
     /// What they share beside the log.
     shared: tempfile::TempDir,
     log: String,
+    /// What else each process is told.
+    settings: Vec<(String, String)>,
 }
 
 impl Cluster {
     /// Starts a process for each of `roles`, such as `["api"]`, on an empty log.
     pub async fn start(roles: &[&str]) -> Self {
+        Self::start_with(roles, &[]).await
+    }
+
+    /// The same, with more settings for each process.
+    pub async fn start_with(roles: &[&str], settings: &[(&str, &str)]) -> Self {
         // A schema of its own in the one server, called as its directory is.
         let shared = tempfile::Builder::new().rand_bytes(12).tempdir().unwrap();
         let name = shared.path().file_name().unwrap().to_str().unwrap().to_lowercase();
         let schema: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
         let log = format!("{}?schema=cluster_{schema}", told("BEAMPIPE_TEST_POSTGRES_URL"));
-        let mut cluster = Self { members: vec![], shared, log };
+        let mut cluster = Self {
+            members: vec![],
+            shared,
+            log,
+            settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        };
         std::fs::create_dir(cluster.shared.path().join("artifacts")).unwrap();
         for roles in roles {
             cluster.join(roles).await;
@@ -41,15 +53,18 @@ impl Cluster {
     pub async fn join(&mut self, roles: &str) -> &mut Service {
         let words: Vec<String> = roles.split(',').map(|role| format!("\"{role}\"")).collect();
         let simulated = self.shared.path().join("simulated");
-        let mut member = Service::new(&[
-            ("BEAMPIPE_ROLES", &format!("[{}]", words.join(","))),
+        let (roles, lease) = (format!("[{}]", words.join(",")), LEASE.to_string());
+        let mut settings: Vec<(&str, &str)> = vec![
+            ("BEAMPIPE_ROLES", &roles),
             ("BEAMPIPE_LOG__URL", &self.log),
             ("BEAMPIPE_WORK__SIMULATED_DIR", simulated.to_str().unwrap()),
-            ("BEAMPIPE_WORK__LEASE_SECONDS", &LEASE.to_string()),
+            ("BEAMPIPE_WORK__LEASE_SECONDS", &lease),
             ("BEAMPIPE_WORK__HEARTBEAT_SECONDS", "1"),
             ("BEAMPIPE_WORK__SCHEDULER_LEASE_SECONDS", "3"),
             ("BEAMPIPE_WORK__DIM_POLL_MS", "500"),
-        ]);
+        ];
+        settings.extend(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let mut member = Service::new(&settings);
         std::fs::create_dir_all(member.state_dir()).unwrap();
         std::os::unix::fs::symlink(
             self.shared.path().join("artifacts"),

@@ -175,10 +175,10 @@ async fn registered(service: &Service) -> BTreeSet<String> {
 }
 
 /// xorshift: a seed repeats the run, nothing more is asked of it.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -10,11 +10,11 @@ use crate::backends::daliuge::told;
 use crate::ssh::login::{Slots, scratch, target};
 
 /// A source whose graph finishes, and one whose graph fails.
-const GOOD: &str = "HIPASSJ1318-21";
+pub(super) const GOOD: &str = "HIPASSJ1318-21";
 const BAD: &str = "HIPASSJ1245-00";
 
 /// A profile on the cluster, with its sessions below `root`.
-fn profile(root: &str, change: impl FnOnce(&mut Value)) -> Value {
+pub(super) fn profile(root: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut profile = json!({
         "name": "demo", "project_module": PROJECT, "is_default": true, "max_concurrent_executions": 4,
         "translation": {"algo": "metis", "num_par": 1, "num_islands": 1, "tm_url": told("BEAMPIPE_TEST_TM_URL")},
@@ -37,7 +37,7 @@ fn profile(root: &str, change: impl FnOnce(&mut Value)) -> Value {
 }
 
 /// Another profile on the same login node.
-async fn also(service: &Service, root: &str, name: &str, change: impl FnOnce(&mut Value)) {
+pub(super) async fn also(service: &Service, root: &str, name: &str, change: impl FnOnce(&mut Value)) {
     let other = profile(root, |profile| {
         profile["name"] = json!(name);
         profile["is_default"] = json!(false);
@@ -47,7 +47,7 @@ async fn also(service: &Service, root: &str, name: &str, change: impl FnOnce(&mu
 }
 
 /// Creates an execution of a source on a profile and has it executed; answers its id.
-async fn execute(service: &Service, source: &str, profile: &str) -> String {
+pub(super) async fn execute(service: &Service, source: &str, profile: &str) -> String {
     let order = json!({
         "project_module": PROJECT, "sources": [{"source_identifier": source}], "archive_name": "casda",
         "deployment_profile_name": profile,
@@ -59,14 +59,14 @@ async fn execute(service: &Service, source: &str, profile: &str) -> String {
 }
 
 /// Waits until an execution is as `wanted` says.
-async fn until(service: &Service, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(super) async fn until(service: &Service, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let all = service
         .until(what, Duration::from_secs(240), |all| all.iter().any(|e| e["uuid"] == *id && wanted(e)));
     all.await.into_iter().find(|e| e["uuid"] == *id).unwrap()
 }
 
 /// No execution by itself; discovery goes on.
-fn by_hand(yaml: String) -> String {
+pub(super) fn by_hand(yaml: String) -> String {
     let (before, automation) =
         often(yaml).split_once("  execution:").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     format!("{before}  execution:{}", automation.replacen("enabled: true", "enabled: false", 1))
@@ -230,7 +230,7 @@ async fn held_after_failure(service: &Service, execution: &Value) -> i64 {
     ended_at.timestamp() - failed_at
 }
 
-async fn discovered(service: &Service, count: usize) {
+pub(super) async fn discovered(service: &Service, count: usize) {
     for _ in 0..300 {
         let sources = service.get(&format!("/sources?project_module={PROJECT}")).await;
         let known = |s: &&Value| s["discovery_signature"].is_string();
