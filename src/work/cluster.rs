@@ -4,6 +4,7 @@
 //! are one site, and one watch.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use beampipe_domain::profile::SlurmRemote;
@@ -97,10 +98,15 @@ struct Look {
 
 /// What sites told lately: before a hundred submissions they are not asked a hundred times.
 #[derive(Default)]
-pub struct Looks(Mutex<HashMap<(Site, String, String), (Instant, Look)>>);
+pub struct Looks(Mutex<HashMap<(Site, String, String), Kept>>);
+
+/// A look and when it was taken; whoever looks holds it, and others wait rather than look, too.
+type Kept = Arc<tokio::sync::Mutex<Option<(Instant, Look)>>>;
 
 /// How long a look is good.
 const LOOK_LASTS: Duration = Duration::from_secs(600);
+/// How long a site is listened to.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// With less room than this, in bytes, a warning is due.
 const LITTLE_ROOM: u64 = 1 << 30;
 
@@ -109,15 +115,18 @@ const LITTLE_ROOM: u64 = 1 << 30;
 pub async fn warnings(shop: &Shop, cluster: &Cluster, remote: &SlurmRemote) -> Vec<String> {
     let Ok(site) = Site::of(remote) else { return vec![] };
     let key = (site, remote.dlg_root.clone(), remote.account.clone());
-    let known = shop.sites.0.lock().get(&key).filter(|(at, _)| at.elapsed() < LOOK_LASTS).cloned();
-    let look = match known {
-        Some((_, look)) => look,
-        None => {
-            let look = look(cluster, remote).await;
-            shop.sites.0.lock().insert(key, (Instant::now(), look.clone()));
+    let kept = shop.sites.0.lock().entry(key).or_default().clone();
+    let mut kept = kept.lock().await;
+    let look = match &*kept {
+        Some((at, look)) if at.elapsed() < LOOK_LASTS => look.clone(),
+        _ => {
+            // A site that takes its time tells nothing: no submission waits for it.
+            let look = tokio::time::timeout(PATIENCE, look(cluster, remote)).await.unwrap_or_default();
+            *kept = Some((Instant::now(), look.clone()));
             look
         }
     };
+    drop(kept);
     say(&look, remote, shop.clock.now())
 }
 

@@ -23,14 +23,15 @@ use uuid::Uuid;
 use super::Claimed;
 use crate::backends::slurm::cluster::Cluster;
 use crate::backends::slurm::job::State;
-use crate::backends::slurm::poll::{Asked, Poll as Told, poll};
-use crate::backends::slurm::{PollError, reason, sacct, squeue};
+use crate::backends::slurm::poll::{Asked, Poll as Told};
 use crate::handle::HandleError;
-use crate::work::cluster::{Site, asked};
+use crate::work::cluster::Site;
 use crate::work::stage;
 use crate::work::submit::{HandedOver, settle};
 use crate::work::{JobError, Poll, Shop};
 
+// What Slurm is asked, and how it is said.
+mod asking;
 // What an end means, and what is kept of it.
 mod ending;
 // Whether the login node answers.
@@ -299,7 +300,7 @@ impl Watch<'_> {
         let wanted: Vec<Asked> =
             running.iter().map(|one| Asked { job: one.job, session: one.session.to_string() }).collect();
         self.shop.metrics.slurm_poll_batch_size.observe(wanted.len() as f64);
-        let told = match self.ask(cluster, &wanted).await {
+        let told = match asking::ask(self.shop, cluster, &wanted).await {
             Ok(told) => told,
             Err(reason) => {
                 for one in &running {
@@ -386,31 +387,6 @@ impl Watch<'_> {
         Ok(Ok(()))
     }
 
-    async fn ask(&self, cluster: &Cluster, wanted: &[Asked]) -> Result<BTreeMap<u64, Told>, String> {
-        let failed =
-            |reason: &str| self.shop.metrics.slurm_poll_errors_total.with_label_values(&[reason]).inc();
-        let jobs: Vec<u64> = wanted.iter().map(|one| one.job).collect();
-        let line = squeue::by_id(&jobs).map_err(|error| error.to_string())?;
-        let said = asked(cluster, &line).await.inspect_err(|_| failed("connect"))?;
-        let queue = squeue::read(said.printed()).map_err(|error| sorted(&error, "squeue", &failed));
-        let living = |job: &u64| {
-            let rows = queue.as_ref().map(Vec::as_slice).unwrap_or_default();
-            rows.iter().any(|row| row.id.base == *job && !row.state.is_terminal())
-        };
-        let rest: Vec<u64> = jobs.iter().filter(|job| !living(job)).copied().collect();
-        let mut accounts = Ok(vec![]);
-        if !rest.is_empty() {
-            let line = sacct::by_id(&rest).map_err(|error| error.to_string())?;
-            let said = asked(cluster, &line).await.inspect_err(|_| failed("connect"))?;
-            accounts = sacct::read(said.printed()).map_err(|error| sorted(&error, "sacct", &failed));
-        }
-        match (&queue, &accounts) {
-            // What one of them says is believed without the other.
-            (Err(one), Err(other)) => Err(format!("{one}; {other}")),
-            _ => Ok(poll(wanted, &queue.unwrap_or_default(), &accounts.unwrap_or_default())),
-        }
-    }
-
     /// Writes an event if an axis has changed.
     async fn observe(&mut self, one: &Running, look: Look<'_>) -> Result<(), JobError> {
         let Look { source, state, why, expected_at, job } = look;
@@ -418,7 +394,7 @@ impl Watch<'_> {
         *polls += 1;
         let previous_polls = *polls - 1;
         let word = state.scheduler_state();
-        let sentence = (word == "pending").then(|| waiting(why.unwrap_or_default(), expected_at));
+        let sentence = (word == "pending").then(|| asking::waiting(why.unwrap_or_default(), expected_at));
         self.tell(one.ours.id, None, sentence.clone());
         let known = &one.axes;
         let awaits = word == "pending";
@@ -507,19 +483,4 @@ impl Ours {
             cancel: row.cancel_requested,
         })
     }
-}
-
-/// Counts a failed command by what failed.
-fn sorted(error: &PollError, command: &str, failed: &impl Fn(&str)) -> String {
-    failed(if matches!(error, PollError::Failed { .. }) { command } else { "parse" });
-    error.to_string()
-}
-
-/// Why a job waits, in a sentence for people.
-fn waiting(reason: &str, expected_at: Option<DateTime<Utc>>) -> String {
-    let reason = reason::explain(reason);
-    let start =
-        expected_at.map(|at| format!("; Slurm expects it to start at {}", at.format("%Y-%m-%dT%H:%MZ")));
-    let passes = if reason.passes_by_itself { "it passes by itself" } else { "it does not pass by itself" };
-    format!("{}{}; {passes}: {}", reason.sentence, start.unwrap_or_default(), reason.what_to_do)
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{HandedOver, cancel_requested, refuse};
 use crate::backends::slurm::cluster::{Accepted, Cluster, Submission, Submitted, Taken, Upload};
 use crate::backends::slurm::poll::{self, Poll};
-use crate::backends::slurm::{PollError, sacct, squeue};
+use crate::backends::slurm::{PollError, sacct, sbatch, squeue};
 use crate::handle::{Context, HandleError};
 use crate::ssh::{self, Class};
 use crate::work::Shop;
@@ -213,21 +213,15 @@ fn from_marks(submission: Submission) -> Next {
     }
 }
 
-/// sbatch's no, with its own words.
+/// sbatch's no, with its own words and what to do.
 fn refused(code: u32, stderr: &str) -> Next {
-    let said = stderr.trim();
-    let lower = said.to_ascii_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    let class = if has(&["invalid account", "access/permission denied", "user's group not permitted"]) {
-        "authorization"
-    } else if has(&["limit", "quota", "too many"]) {
-        "rate_limited"
-    } else {
-        "validation"
-    };
-    let error =
-        format!("Slurm refused the job: {}", if said.is_empty() { "it gave no reason" } else { said });
-    Next::Refuse { class, error, evidence: Some(format!("sbatch ended with {code}; submit/stderr")) }
+    let refusal = sbatch::explain(stderr.as_bytes());
+    let said = if refusal.error.is_empty() { "it gave no reason" } else { &refusal.error };
+    Next::Refuse {
+        class: refusal.class,
+        error: format!("Slurm refused the job: {said}; {}", refusal.what_to_do),
+        evidence: Some(format!("sbatch ended with {code}; its words are in submit/stderr")),
+    }
 }
 
 /// Looks the session's name up where Slurm knows jobs.
@@ -303,24 +297,6 @@ mod tests {
         let lost = ssh::Error::Unknown { target: "u@n:22".into(), detail: "cut".into(), cause: None };
         assert!(matches!(after(&lost, "upload", true, false), Next::Open { lost: false, .. }));
         assert!(matches!(after(&lost, "sbatch", true, true), Next::Open { lost: true, .. }));
-    }
-
-    #[test]
-    fn a_refusal_is_sorted_by_slurms_own_words() {
-        let class = |stderr: &str| match refused(1, stderr) {
-            Next::Refuse { class, .. } => class,
-            _ => "",
-        };
-        let said = "sbatch: error: Batch job submission failed: ";
-        assert_eq!(
-            class(&format!("{said}Invalid account or account/partition combination specified")),
-            "authorization"
-        );
-        assert_eq!(
-            class(&format!("{said}Job violates accounting/QOS policy (job submit limit)")),
-            "rate_limited"
-        );
-        assert_eq!(class(&format!("{said}invalid partition specified: nope")), "validation");
     }
 
     #[test]

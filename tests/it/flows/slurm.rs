@@ -179,7 +179,7 @@ async fn twenty_executions_end_each_in_its_own_way_with_the_evidence() {
         (&exits[1], "failed", "application_exit", "exit code 7"),
         (&bad[0], "failed", "daliuge_drop_error", ""),
         (&bad[1], "failed", "daliuge_drop_error", ""),
-        (&refused, "failed", "validation", "Slurm refused the job"),
+        (&refused, "failed", "configuration", "Slurm refused the job"),
     ];
     let mut held = vec![];
     for (id, status, class, words) in ends {
