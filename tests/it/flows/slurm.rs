@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::service::{PROJECT, SOURCES, Service, is_terminal, status_is};
+use super::service::{PROJECT, SOURCES, Service, is_terminal, status_is, words};
 use crate::backends::daliuge::told;
 use crate::ssh::login::{Slots, scratch, target};
 
@@ -102,6 +102,12 @@ async fn surveying_by(
 async fn a_survey_runs_on_the_cluster_and_each_end_has_its_evidence() {
     let (slots, root) = (Slots::new(), scratch());
     let service = surveying(&slots, &root, |_| {}).await;
+    let doctor = service.command(&["doctor", "--profile", "demo"]);
+    let said = words(&doctor);
+    assert!(doctor.status.success(), "{said}");
+    for check in ["connection", "dlg_root", "DALiuGE with Python", "sbatch --test-only", "translator"] {
+        assert!(said.contains(check), "{check}: {said}");
+    }
     service.register(&SOURCES).await;
     let executions = service
         .until("five ended", Duration::from_secs(300), |all| {
