@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::super::crash::Random;
 use super::super::service::Service;
 use super::super::slurm::{GOOD, execute};
-use super::relay::Relay;
 use super::{ENDS_AT_ONCE, add, all_ended, is_terminal, now, one_job_each, ready, storm, told_of};
 use crate::backends::slurm_site::Site;
-use crate::ssh::login::{Slots, made, port, scratch};
+use crate::ssh::login::{Slots, known_at, port, scratch};
+use crate::ssh::relay::Relay;
 
 /// Where a submission is when its connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,17 +33,6 @@ struct Lane {
     sessions: PathBuf,
 }
 
-/// What the service has to know of login nodes that are reached through these ports.
-pub(super) fn known_at(ports: &[u16]) -> String {
-    let keys = ["ed25519", "ecdsa", "rsa"].map(|kind| {
-        let key = std::fs::read_to_string(made(&format!("host_{kind}.pub"))).unwrap();
-        key.split(' ').take(2).collect::<Vec<_>>().join(" ")
-    });
-    let lines =
-        ports.iter().flat_map(|port| keys.iter().map(move |key| format!("[127.0.0.1]:{port} {key}\n")));
-    lines.collect()
-}
-
 impl Lane {
     /// The directory of a session that is not among `before`.
     fn new_session(&self, before: &[PathBuf]) -> Option<PathBuf> {
@@ -62,8 +51,8 @@ impl Lane {
             self.relay.cut_after(1 + random.below(3000));
         }
         let id = execute(service, GOOD, &self.profile).await;
-        let session = soon(|| self.new_session(&before)).await;
-        let has = async |name: &str| soon(|| session.join(name).exists().then_some(())).await;
+        let session = soon(service, &id, || self.new_session(&before)).await;
+        let has = async |name: &str| soon(service, &id, || session.join(name).exists().then_some(())).await;
         match point {
             Point::BeforeUpload => {}
             Point::DuringUpload => self.relay.cut_after(1 + random.below(50_000)),
@@ -97,13 +86,15 @@ impl Lane {
 }
 
 /// Waits, looking every millisecond, for what the login node's disk shows.
-async fn soon<T>(mut look: impl FnMut() -> Option<T>) -> T {
+async fn soon<T>(service: &Service, id: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the submission does not come so far");
+        if begun.elapsed() > Duration::from_secs(60) {
+            panic!("the submission does not come so far: {:#?}", now(service, id).await);
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
