@@ -17,13 +17,26 @@ enum Point {
     BeforeUpload,
     DuringUpload,
     AfterUpload,
+    /// Nothing passes any more until the service has given up; then what it had sent arrives late, beside what it does anew.
+    Frozen,
     /// sbatch has answered on the login node, and the service never hears it.
     BeforeAnswer,
     AfterAnswer,
 }
 
-const POINTS: [Point; 5] =
-    [Point::BeforeUpload, Point::DuringUpload, Point::AfterUpload, Point::BeforeAnswer, Point::AfterAnswer];
+const POINTS: [Point; 6] = [
+    Point::BeforeUpload,
+    Point::DuringUpload,
+    Point::AfterUpload,
+    Point::Frozen,
+    Point::BeforeAnswer,
+    Point::AfterAnswer,
+];
+
+/// Longer than the service waits for a connection that is silent.
+const FROZEN: Duration = Duration::from_secs(10);
+const SILENT: [(&str, &str); 2] =
+    [("BEAMPIPE_SSH__KEEP_ALIVE_SECONDS", "2"), ("BEAMPIPE_SSH__CONNECT_TIMEOUT_SECONDS", "4")];
 
 /// A profile behind a relay of its own, whose submissions come one at a time.
 struct Lane {
@@ -59,6 +72,12 @@ impl Lane {
             Point::AfterUpload => {
                 has("manifest.json").await;
                 self.relay.cut();
+            }
+            Point::Frozen => {
+                has("manifest.json").await;
+                self.relay.freeze(true);
+                tokio::time::sleep(FROZEN).await;
+                self.relay.freeze(false);
             }
             Point::BeforeAnswer => {
                 has("submit").await;
@@ -120,7 +139,8 @@ async fn a_storm_of_cut_connections_submits_every_execution_once() {
     let ports: Vec<u16> = lanes.iter().map(|lane| lane.relay.port).collect();
     slots.write("default", "known_hosts", &known_at(&ports), 0o644);
     // What is looked for in vain is settled within the test.
-    let service = ready(&slots, &[("BEAMPIPE_WORK__SLURM_SETTLE_SECONDS", "30")]).await;
+    let settle = [("BEAMPIPE_WORK__SLURM_SETTLE_SECONDS", "30")];
+    let service = ready(&slots, &[&SILENT[..], &settle].concat()).await;
     for lane in &lanes {
         let (root, port) = (format!("{root}/{}", lane.profile), lane.relay.port);
         add(&service, &root, &lane.profile, ENDS_AT_ONCE, |d| d["ssh_port"] = port.into()).await;
