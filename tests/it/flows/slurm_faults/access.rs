@@ -7,11 +7,10 @@ use serde_json::Value;
 
 use super::super::service::{Service, is_terminal};
 use super::super::slurm::{GOOD, execute, until};
-use super::cuts::known_at;
-use super::relay::Relay;
 use super::{ENDS_AT_ONCE, add, all_ended, by_id, now, one_job_each, ready, told_of, within};
 use crate::backends::slurm_site::Site;
-use crate::ssh::login::{Slots, keygen, made, mode, port, scratch};
+use crate::ssh::login::{Slots, keygen, known_at, made, mode, port, scratch};
+use crate::ssh::relay::Relay;
 
 /// Whether the profile, readiness and the gauge all say so.
 async fn says_down(service: &Service, profile: &str, down: bool) -> bool {
