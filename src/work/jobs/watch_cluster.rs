@@ -105,28 +105,22 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     async fn until_nothing_is_left(&mut self, news: &mut Subscription) -> Result<Option<Value>, JobError> {
-        // Whoever had the job before may have polled a moment ago.
-        let mut next_poll = Instant::now();
-        let mut first =
-            self.job.attempt > 1 || self.job.order.next_run_at + TimeDelta::seconds(60) < self.began;
+        // Whoever had the job before may have polled a moment ago, so the first poll is not at once.
+        let mut next_poll = None;
         let mut idle_since = Instant::now();
         loop {
             let ours = self.ours()?;
-            let pace = self.pace(&ours).await;
-            if std::mem::take(&mut first) {
-                next_poll = Instant::now() + pace;
-            }
             if ours.is_empty() && !reach::has_paused(self.shop, &self.site).await? {
                 if idle_since.elapsed() > IDLE {
                     return Ok(Some(json!({"polls": self.round})));
                 }
             } else {
                 idle_since = Instant::now();
-                let due = Instant::now() >= next_poll;
-                if due {
+                let pace = self.pace(&ours).await;
+                if Instant::now() >= *next_poll.get_or_insert_with(|| Instant::now() + pace) {
                     let outcome = self.round(ours).await?;
                     let failures = self.reach.note(self.shop, &self.job.context, &self.site, outcome).await?;
-                    next_poll = Instant::now() + self.reach.pause(pace, failures);
+                    next_poll = Some(Instant::now() + self.reach.pause(pace, failures));
                 } else {
                     self.cancel_now(ours).await?;
                 }
@@ -448,8 +442,9 @@ impl Watch<'_> {
 }
 
 /// Sleeps until it is time to look, something happened, or the worker stops.
-async fn wait(job: &Claimed, news: &mut Subscription, next_poll: Instant) -> Result<(), JobError> {
-    let until = next_poll.min(Instant::now() + TICK).max(Instant::now() + Duration::from_millis(20));
+async fn wait(job: &Claimed, news: &mut Subscription, next_poll: Option<Instant>) -> Result<(), JobError> {
+    let tick = Instant::now() + TICK;
+    let until = next_poll.map_or(tick, |at| at.min(tick)).max(Instant::now() + Duration::from_millis(20));
     loop {
         tokio::select! {
             () = job.stop.cancelled() => return Err(JobError::HandBack("the worker stops".into())),

@@ -144,12 +144,17 @@ async fn a_storm_of_live_jobs_is_polled_in_two_commands_and_under_the_floor() {
     assert!(queue.len() as u64 <= watched / FLOOR + 1, "{} polls in {watched} s", queue.len());
     assert!(queue.len().abs_diff(accounts.len()) <= 1, "{} squeue, {} sacct", queue.len(), accounts.len());
     // The watch goes from worker to worker, and none of them asks too early.
-    for worker in 2..roles.len() {
-        cluster.members[worker].stop().await;
-        cluster.members[worker].start_again(&[]).await;
+    for (n, worker) in cluster.members.iter_mut().skip(2).enumerate() {
+        if n % 2 == 0 {
+            worker.stop().await
+        } else {
+            worker.kill()
+        }
+        worker.start_again(&[]).await;
     }
     let service = cluster.api();
-    tokio::time::sleep(Duration::from_secs(2 * FLOOR)).await;
+    // Those that were killed are noticed by their silence.
+    tokio::time::sleep(Duration::from_secs(4 * FLOOR)).await;
     let handed = stand_in.calls("squeue").split_off(before.0);
     assert!(handed.len() > queue.len(), "it is polled no more");
     let apart = handed.windows(2).map(|two| two[1] - two[0]).fold(f64::INFINITY, f64::min);
