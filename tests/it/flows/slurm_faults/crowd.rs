@@ -16,7 +16,7 @@ use crate::backends::slurm_site::Site;
 /// The first ones have ended for the controller and not for accounting, so each poll has to ask both.
 const LEAVING: u64 = 10;
 /// Seconds between two polls that the profile asks for.
-const FLOOR: u64 = 4;
+const FLOOR: u64 = 3;
 
 /// Stand-ins for Slurm's commands, on a login node of one's own.
 struct StandIn {
@@ -102,7 +102,7 @@ async fn one_poll(stand_in: &StandIn) -> (usize, Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_live_jobs_is_polled_in_two_commands_and_under_the_floor() {
     let (soak, _) = storm();
-    let (count, watched) = if soak { (1000, 60) } else { (60, 12) };
+    let (count, watched) = if soak { (1000, 60) } else { (40, 9) };
     let stand_in = StandIn::new();
     let credentials = stand_in.site.slots().directory.path().to_str().unwrap();
     let settings = [("BEAMPIPE_SSH__CREDENTIALS_DIR", credentials)];
