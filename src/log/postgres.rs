@@ -477,6 +477,10 @@ impl Log for PostgresLog {
         {
             let _ended = jobs.send(Job::Close).await;
         }
+        if self.jobs.is_none() {
+            // Of a log that is only read no writer ends first, and the tail waits for the word.
+            self.shared.closing.send_replace(true);
+        }
         let mut tasks = self.tasks.lock().await;
         // The writer was started last; its last group still wants to be shown.
         while let Some(task) = tasks.pop() {
