@@ -87,6 +87,10 @@ fn beside(models: &Models, row: &rows::Execution) -> Result<Beside, ReadModelErr
 /// Why the profile of an execution has no room for it, if so.
 fn no_room(models: &Models, row: &rows::Execution) -> Result<Option<String>, ReadModelError> {
     let Some(profile) = models.projects().profile(row.profile_id)? else { return Ok(None) };
+    if let Some(reason) = profile.paused_reason.filter(|_| !profile.removed) {
+        let name = profile.spec.name;
+        return Ok(Some(format!("deployment profile {name} to be resumed, which is paused: {reason}")));
+    }
     let Some(most) = profile.spec.max_concurrent_executions.filter(|_| !profile.removed) else {
         return Ok(None);
     };

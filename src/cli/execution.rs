@@ -112,6 +112,9 @@ pub struct Abandon {
     id: Uuid,
     #[arg(long)]
     reason: String,
+    /// What you have looked at; it is kept.
+    #[arg(long)]
+    evidence: Option<String>,
     /// Say that you know: work may go on outside, and nobody will watch it.
     #[arg(long)]
     acknowledge_external_job_may_exist: bool,
@@ -219,6 +222,7 @@ impl Abandon {
         let seen = client.get(&of(self.id, &[]), &[]).await?;
         let body = json!({
             "reason": self.reason,
+            "evidence": self.evidence,
             "acknowledge_external_job_may_exist": self.acknowledge_external_job_may_exist,
             "expected_submission_state": seen["submission_state"],
             "expected_daliuge_session_id": seen["daliuge_session_id"],

@@ -3,7 +3,7 @@
 //! Absent ─Create→ Pending ─Execute→ Preparing ─BeginSubmission→ Submitting ─RecordReceipt→ Submitted ─Complete/Fail→ Ended
 //!                    ▲                  │                         ├─RecordRefusal→ Ended          │
 //!                    │                  ├─Fail/NotSubmit→ Ended   └─LoseReceipt──→ Uncertain      └─ConfirmCancel→ Ended
-//!                    └────────Retry─────┴──────────────(Ended)            ├─RecordReceipt→ Submitted
+//!                    └────────Retry─────┴──────────────(Ended)            ├─RecordReceipt→ Submitted ─Abandon→ Ended
 //!                                                                         └─RecordRefusal/Abandon→ Ended
 //!
 //! Invariants:
@@ -351,12 +351,14 @@ impl Aggregate for Execution {
             (_, C::LoseReceipt { .. }) => Err(not_now("losing a receipt", self)),
 
             (
-                Self::Submitting { facts, submission, .. } | Self::Uncertain { facts, submission, .. },
+                Self::Submitting { facts, submission, .. }
+                | Self::Uncertain { facts, submission, .. }
+                | Self::Submitted { facts, submission, .. },
                 C::Abandon(word),
             ) => abandon::decide(self, facts, submission, word),
             (_, C::Abandon(_)) => Err(Rejection::new(
                 "nothing-to-abandon",
-                "only a submission that is in flight or uncertain can be abandoned",
+                "only what was handed over, or may have been, and has not ended can be abandoned",
             )),
 
             (Self::Submitted { axes, .. }, C::AwaitScheduler { reason }) => {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use beampipe_domain::profile::SlurmRemote;
+use beampipe_domain::profile::{JumpHost, SlurmRemote};
 use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub struct Site {
     pub ssh_port: u16,
     pub remote_user: String,
     pub ssh_credential: String,
+    /// The host on the way, with its user and slot: another way in is another site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jump: Option<String>,
 }
 
 impl Site {
@@ -41,21 +44,28 @@ impl Site {
             ssh_port: remote.ssh_port.unwrap_or(SSH_PORT),
             remote_user: user.ok_or("the profile names no remote_user to log in as")?,
             ssh_credential: remote.ssh_credential.clone().unwrap_or_else(|| DEFAULT_SLOT.to_owned()),
+            jump: remote.jump.as_ref().map(|jump| {
+                let JumpHost { host, ssh_port, remote_user, ssh_credential } = jump;
+                let (user, slot) =
+                    (remote_user.as_deref().unwrap_or("-"), ssh_credential.as_deref().unwrap_or("-"));
+                format!("{user}@{host}:{} with slot {slot}", ssh_port.unwrap_or(SSH_PORT))
+            }),
         })
     }
 }
 
 impl std::fmt::Display for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { login_node, ssh_port, remote_user, ssh_credential } = self;
-        write!(f, "{remote_user}@{login_node}:{ssh_port} with slot {ssh_credential}")
+        let Self { login_node, ssh_port, remote_user, ssh_credential, jump } = self;
+        write!(f, "{remote_user}@{login_node}:{ssh_port} with slot {ssh_credential}")?;
+        jump.as_ref().map_or(Ok(()), |jump| write!(f, ", through {jump}"))
     }
 }
 
 /// The way in that a profile names.
 pub fn target(remote: &SlurmRemote) -> Result<ssh::Target, String> {
     let site = Site::of(remote)?;
-    let Site { login_node, ssh_port, remote_user, ssh_credential } = &site;
+    let Site { login_node, ssh_port, remote_user, ssh_credential, .. } = &site;
     let target = ssh::Target::new(login_node, *ssh_port, remote_user, ssh_credential);
     let target = target.map_err(|error| error.to_string())?;
     let Some(jump) = &remote.jump else { return Ok(target) };
@@ -201,6 +211,8 @@ mod tests {
         assert_eq!(Site::of(&remote), Site::of(&other));
         let third = SlurmRemote { ssh_credential: Some("second".into()), ..remote.clone() };
         assert_ne!(Site::of(&remote), Site::of(&third));
+        let jump = Some(JumpHost { host: "j".into(), ..Default::default() });
+        assert_ne!(Site::of(&remote), Site::of(&SlurmRemote { jump, ..remote.clone() }), "another way in");
         assert!(Site::of(&SlurmRemote { remote_user: None, ..remote }).is_err());
     }
 

@@ -21,6 +21,11 @@ pub enum Room {
         profile: String,
         most: u32,
     },
+    /// Somebody, or its login node's silence, has paused the profile.
+    Paused {
+        profile: String,
+        reason: String,
+    },
     /// This process has not read yet that the execution was asked for.
     Unread,
 }
@@ -33,6 +38,9 @@ impl std::fmt::Display for Room {
                 f,
                 "room on deployment profile {profile}: at most {most} at once, and as many were asked for before"
             ),
+            Self::Paused { profile, reason } => {
+                write!(f, "deployment profile {profile} to be resumed, which is paused: {reason}")
+            }
             Self::Unread => write!(f, "the read models of this process"),
         }
     }
@@ -49,6 +57,9 @@ pub async fn of(shop: &Shop, execution: Uuid) -> Result<Room, JobError> {
     // As the profile is now, and not as it was pinned: who raises a limit wants it to count.
     let profile = shop.handle.load::<Profile>(&place.profile_id.to_string()).await?.state;
     let Profile::Active(facts) = profile else { return Ok(Room::Free) };
+    if let Some(reason) = facts.paused {
+        return Ok(Room::Paused { profile: facts.spec.name, reason });
+    }
     let Some(most) = facts.spec.max_concurrent_executions else { return Ok(Room::Free) };
     let ahead = executions
         .ahead_in_line(place.profile_id, place.executing_position, u64::from(most))

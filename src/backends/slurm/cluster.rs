@@ -30,6 +30,8 @@ pub use site::{Account, Reservation, Space};
 use super::quote::quote;
 use crate::ssh::{Command, Content, Error, Files, Late, Output, Part, Pool, Target};
 
+/// Begins what a command prints, because a login may print lines of its own before.
+const OUTPUT: &str = "beampipe-output";
 /// Longer than sbatch waits for a controller that does not answer.
 const SUBMIT: Duration = Duration::from_secs(180);
 /// Session directories are for their user and, to look at, for the project's group.
@@ -155,8 +157,9 @@ impl Cluster {
 
     /// The same, with a bound of its own.
     pub async fn run_within(&self, line: &str, limit: Duration) -> Result<Output, Error> {
-        let command = Command::new(shell(&format!("LC_ALL=C; export LC_ALL; {line}"))?).within(limit);
-        self.pool.run(&self.target, command).await
+        let script = format!("LC_ALL=C; export LC_ALL; echo; echo {OUTPUT}; {line}");
+        let said = self.pool.run(&self.target, Command::new(shell(&script)?).within(limit)).await?;
+        behind_the_mark(&self.target, said)
     }
 
     /// Asks Slurm to end a job. That it said nothing is no proof: it is silent about jobs it does not know as well.
@@ -215,6 +218,20 @@ fn submission(directory: &str, session: &str) -> Result<String, Error> {
     ))
 }
 
+/// What was printed behind the mark. Without the mark, the command was not begun.
+fn behind_the_mark(target: &Target, said: Output) -> Result<Output, Error> {
+    let mark = format!("\n{OUTPUT}\n");
+    let at = said.stdout.windows(mark.len()).position(|window| window == mark.as_bytes());
+    match at {
+        Some(at) => Ok(Output { stdout: said.stdout[at + mark.len()..].to_vec(), ..said }),
+        None => Err(Error::Unknown {
+            target: target.to_string(),
+            detail: format!("its shell did not begin the command: {}", said.stderr_text().trim()),
+            cause: None,
+        }),
+    }
+}
+
 /// The same words for whatever shell the user has.
 fn shell(script: &str) -> Result<String, Error> {
     Ok(format!("exec sh -c {}", word(script)?))
@@ -265,6 +282,23 @@ mod tests {
         for session in ["", "a b", "x;rm", "$(x)", "a'b"] {
             assert_eq!(submission("/s", session).unwrap_err().class(), Class::Invalid, "{session}");
         }
+    }
+
+    #[test]
+    fn what_a_login_prints_by_itself_is_no_part_of_an_answer() {
+        let target = Target::new("h", 22, "u", "s").unwrap();
+        let said = |stdout: &str| Output {
+            code: Some(0),
+            signal: None,
+            stdout: stdout.into(),
+            stderr: b"no".to_vec(),
+            truncated: false,
+        };
+        let noisy = said("Welcome\n\nbeampipe-output\n6|x\n");
+        assert_eq!(behind_the_mark(&target, noisy).unwrap().stdout, b"6|x\n");
+        let empty = said("\nbeampipe-output\n");
+        assert_eq!(behind_the_mark(&target, empty).unwrap().stdout, b"");
+        assert_eq!(behind_the_mark(&target, said("Account expired\n")).unwrap_err().class(), Class::Unknown);
     }
 
     #[test]

@@ -157,7 +157,9 @@ pub fn judge(seen: &Seen) -> Option<Outcome> {
 /// The script came to an end of its own.
 fn by_itself(seen: &Seen) -> Outcome {
     let failed = |class, error: String| Outcome::Failed { class, error: error + &so_far(seen) };
-    let code = seen.marks.ended.or(seen.end.exit.map(|exit| exit.code)).unwrap_or_default();
+    let exit = seen.end.exit.map(|exit| exit.code);
+    // Of a job that was queued again the mark is of the first run, and the second one ended because of it.
+    let code = exit.filter(|code| *code == ALREADY_STARTED).or(seen.marks.ended).or(exit).unwrap_or_default();
     let signal = seen.end.exit.map(|exit| exit.signal).unwrap_or_default();
     let said = seen.file.and_then(|file| file.error.as_deref());
     if seen.end.state == State::Completed {
@@ -175,7 +177,7 @@ fn by_itself(seen: &Seen) -> Outcome {
         return Outcome::Cancelled { error: (!seen.cancel_requested).then_some(error) };
     }
     match (code, signal) {
-        (ALREADY_STARTED, _) if seen.file.is_none() => {
+        (ALREADY_STARTED, _) if exit == Some(ALREADY_STARTED) || seen.file.is_none() => {
             failed(class::CONFLICT, "another job had begun the session, so this one ended".into())
         }
         (NO_MARK, _) if seen.file.is_none() => failed(

@@ -56,11 +56,16 @@ impl Poll {
 pub fn poll(asked: &[Asked], queue: &[squeue::Row], accounts: &[sacct::Row]) -> BTreeMap<u64, Poll> {
     let mut queued: BTreeMap<(u64, &str), &squeue::Row> = BTreeMap::new();
     for row in queue.iter().filter(|row| is_ours(&row.id.part)) {
-        queued.insert((row.id.base, &row.name), row);
+        // The name and the comment are both the session's id; a person may have changed one of them.
+        for word in [Some(&row.name), row.comment.as_ref()].into_iter().flatten() {
+            queued.insert((row.id.base, word), row);
+        }
     }
     let mut accounted: BTreeMap<(u64, &str), &sacct::Row> = BTreeMap::new();
     for row in accounts.iter().filter(|row| is_ours(&row.id.part)) {
-        accounted.insert((row.id.base, &row.name), row);
+        for word in [Some(&row.name), row.comment.as_ref()].into_iter().flatten() {
+            accounted.insert((row.id.base, word), row);
+        }
     }
     asked
         .iter()

@@ -240,3 +240,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_job_that_nobody_speaks_of_any_more_can_be_given_up_by_a_person() {
+    let submitted = given::<Execution>([create(), execute(true), translate(), submit(), receipt()]);
+    let Command::Abandon(word) = abandon() else { panic!("it is an abandonment") };
+    assert_eq!(
+        code(&submitted, Command::Abandon(word.clone())),
+        "abandonment-outdated",
+        "another state was expected"
+    );
+    let word = Abandonment { expected_submission_state: "submitted".into(), ..word };
+    let events = submitted.decide(Command::Abandon(word)).unwrap();
+    assert!(matches!(events[..], [Event::SubmissionAbandoned(_), Event::Failed(_)]));
+}

@@ -47,6 +47,8 @@ const TICK: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(100);
 /// After so many polls that say nothing of a job its marks are looked at.
 const SILENT_POLLS: u32 = 5;
+/// How long one whose files could not be read in time is left alone.
+const SLOW_AGAIN: Duration = Duration::from_secs(300);
 /// Hand-overs that are settled, and ends that are brought home, at once.
 const AT_ONCE: usize = 4;
 
@@ -93,6 +95,7 @@ pub async fn run(shop: &Shop, job: &Claimed) -> Result<Option<Value>, JobError> 
         pace: Duration::from_secs(u64::from(shop.settings.slurm_poll_floor_seconds)),
         seen: HashMap::new(),
         silent: HashMap::new(),
+        slow: HashMap::new(),
         told_to_cancel: HashMap::new(),
     };
     let mut news = log.subscribe(Filter::category("execution"), log.head().position);
@@ -116,6 +119,8 @@ struct Watch<'a> {
     seen: HashMap<Uuid, u64>,
     /// Polls in a row that said nothing of a job.
     silent: HashMap<Uuid, u32>,
+    /// When what a job left could last not be read in time.
+    slow: HashMap<Uuid, Instant>,
     /// When Slurm was last asked to end a job.
     told_to_cancel: HashMap<Uuid, Instant>,
 }
@@ -366,6 +371,9 @@ impl Watch<'_> {
             }
         }
         let (shop, context, polls) = (self.shop, &self.job.context, self.round);
+        let slow = &self.slow;
+        let due = |id: &Uuid| slow.get(id).is_none_or(|at| at.elapsed() > SLOW_AGAIN);
+        let ended: Vec<_> = ended.into_iter().filter(|(one, _)| due(&one.ours.id)).collect();
         let homing = ended.into_iter().map(|(one, row)| async move {
             let outcome = ending::bring_home(shop, context, cluster, &one, row.as_ref(), polls).await;
             (one.ours.id, outcome)
@@ -379,6 +387,10 @@ impl Watch<'_> {
                     self.shop.polls.forget(id);
                 }
                 Ok(ending::Home::NotYet(reason)) => self.tell(id, Some(reason), None),
+                Ok(ending::Home::Slow(reason)) => {
+                    self.slow.insert(id, Instant::now());
+                    self.tell(id, Some(reason), None);
+                }
                 Err(error) => {
                     tracing::warn!(execution = %id, %error, "the end of a job could not be recorded");
                     self.tell(id, Some(error.to_string()), None);

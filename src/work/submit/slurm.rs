@@ -18,7 +18,7 @@ use crate::backends::slurm::cluster::{Accepted, Cluster, Submission, Submitted, 
 use crate::backends::slurm::poll::{self, Poll};
 use crate::backends::slurm::{PollError, sacct, sbatch, squeue};
 use crate::handle::{Context, HandleError};
-use crate::ssh::{self, Class};
+use crate::ssh::{self, Class, Part};
 use crate::work::Shop;
 use crate::work::cluster::{Site, asked};
 
@@ -152,7 +152,16 @@ async fn prepare_and_submit(over: &HandOver, first: bool) -> Next {
         .collect();
     if let Err(error) = over.cluster.prepare(&over.directory, &uploads).await {
         // Nothing but files can have come of it, whatever was lost.
-        return after(&error, "upload", first, false);
+        return match (error.class(), first) {
+            (Class::Refused, true) => Next::Refuse {
+                class: "session_directory",
+                error: format!(
+                    "the session's directory cannot be written: {error}; make room below the profile's dlg_root or correct it, and retry"
+                ),
+                evidence: Some(over.warnings.join("; ")).filter(|warnings| !warnings.is_empty()),
+            },
+            _ => after(&error, "upload", first, false),
+        };
     }
     crate::fault::point("slurm_uploaded");
     match over.cluster.submit(&over.directory, &over.session).await {
@@ -227,13 +236,12 @@ fn refused(code: u32, stderr: &str) -> Next {
 
 /// Looks the session's name up where Slurm knows jobs.
 async fn find(shop: &Shop, over: &HandOver, began: bool) -> Next {
-    let found = match lookup(over).await {
+    let found_now = match lookup(over).await {
         Err(reason) => return Next::Open { step: "sbatch", reason, lost: true },
         Ok(found) => found,
     };
-    if let Some((job, how)) = found {
-        let accepted = Accepted { job_id: job.to_string(), cluster: None, submitted_at: None };
-        return Next::Record { accepted, settled_by: Some(format!("{how} has a job of the session's name")) };
+    if let Some((job, how)) = found_now {
+        return found(job, how);
     }
     if shop.clock.now() < over.deadline_at {
         let reason =
@@ -242,30 +250,71 @@ async fn find(shop: &Shop, over: &HandOver, began: bool) -> Next {
     }
     match over.cluster.fence(&over.directory).await {
         Err(error) => Next::Open { step: "sbatch", reason: error.to_string(), lost: true },
-        Ok(Taken::Already) => {
-            let reason = "a job of the session has started and Slurm does not say which one".into();
-            Next::Open { step: "sbatch", reason, lost: true }
-        }
-        Ok(Taken::Ours) => Next::Refuse {
-            class: "inconsistent_state",
-            error: "the submission was broken off before Slurm had the job; retry the execution".into(),
-            evidence: Some(format!(
-                "no job of the name in squeue or sacct at {}, {}; the right to start was taken, so none will run",
-                shop.clock.now().format("%Y-%m-%dT%H:%M:%SZ"),
-                if began { "sbatch had begun" } else { "sbatch had not begun" },
-            )),
-        },
+        Ok(Taken::Ours) => broken_off(shop, began),
+        Ok(Taken::Already) => taken_before(shop, over, began).await,
     }
 }
 
+/// Somebody has the right to start: a job, that says which one it is, or whoever fenced the session and ended before it was
+/// recorded.
+async fn taken_before(shop: &Shop, over: &HandOver, began: bool) -> Next {
+    match over.cluster.fetch(&over.directory, "started/job", Part::Beginning, 64).await {
+        Ok(written) => {
+            let job_id = String::from_utf8_lossy(&written.bytes).trim().to_owned();
+            if !job_id.is_empty() && job_id.bytes().all(|b| b.is_ascii_digit()) {
+                let accepted = Accepted { job_id, cluster: None, submitted_at: None };
+                let settled_by = "the job has written its id into the session's directory".to_owned();
+                return Next::Record { accepted, settled_by: Some(settled_by) };
+            }
+        }
+        Err(error) if error.is_absent() => {}
+        Err(error) => return Next::Open { step: "sbatch", reason: error.to_string(), lost: true },
+    }
+    // A job that has just started is in the queue: this look is later than its mark.
+    match lookup(over).await {
+        Err(reason) => Next::Open { step: "sbatch", reason, lost: true },
+        Ok(Some((job, how))) => found(job, how),
+        Ok(None) => broken_off(shop, began),
+    }
+}
+
+fn found(job: u64, how: &str) -> Next {
+    let accepted = Accepted { job_id: job.to_string(), cluster: None, submitted_at: None };
+    Next::Record { accepted, settled_by: Some(format!("{how} has a job of the session's name")) }
+}
+
+fn broken_off(shop: &Shop, began: bool) -> Next {
+    Next::Refuse {
+        class: "inconsistent_state",
+        error: "the submission was broken off before Slurm had the job; retry the execution".into(),
+        evidence: Some(format!(
+            "no job of the name in squeue or sacct at {}, {}; the right to start was taken, so none will run",
+            shop.clock.now().format("%Y-%m-%dT%H:%M:%SZ"),
+            if began { "sbatch had begun" } else { "sbatch had not begun" },
+        )),
+    }
+}
+
+/// Looks in the queue, and in accounting. One of them is enough to find a job; that there is none takes both.
 async fn lookup(over: &HandOver) -> Result<Option<(u64, &'static str)>, String> {
     let nul = |error: crate::backends::slurm::quote::Nul| error.to_string();
     let told = |error: PollError| error.to_string();
     let line = squeue::by_name(&over.session).map_err(nul)?;
-    let queue = squeue::read(asked(&over.cluster, &line).await?.printed()).map_err(told)?;
+    let queue = match asked(&over.cluster, &line).await {
+        Ok(said) => squeue::read(said.printed()).map_err(told),
+        Err(error) => Err(error),
+    };
     let line = sacct::by_name(&over.session, over.announced_at - CLOCKS_DIFFER).map_err(nul)?;
-    let accounts = sacct::read(asked(&over.cluster, &line).await?.printed()).map_err(told)?;
-    let found = poll::found(&over.session, &queue, &accounts);
+    let accounts = match asked(&over.cluster, &line).await {
+        Ok(said) => sacct::read(said.printed()).map_err(told),
+        Err(error) => Err(error),
+    };
+    let rows = (queue.as_deref().unwrap_or_default(), accounts.as_deref().unwrap_or_default());
+    let found = poll::found(&over.session, rows.0, rows.1);
+    if found.is_empty() {
+        queue?;
+        accounts?;
+    }
     if found.len() > 1 {
         tracing::error!(session = over.session, jobs = ?found.keys(), "more than one job has the name of a session");
     }

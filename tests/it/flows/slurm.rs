@@ -247,3 +247,21 @@ pub(super) async fn discovered(service: &Service, count: usize) {
     }
     panic!("the sources are not discovered:\n{}", service.said());
 }
+
+#[tokio::test]
+async fn what_is_executed_on_a_paused_profile_waits_until_it_is_resumed() {
+    let service = Service::start(&[]).await;
+    service.configure(by_hand).await;
+    service.simulate(100).await;
+    service.register(&[GOOD]).await;
+    discovered(&service, 1).await;
+    let profile = service.get("/deployment-profiles").await[0]["uuid"].as_str().unwrap().to_owned();
+    service.post(&format!("/deployment-profiles/{profile}/pause"), json!({"reason": "repairs"})).await;
+    let id = execute(&service, GOOD, "demo").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let waiting = service.get(&format!("/executions/{id}")).await;
+    assert_eq!(waiting["submission_state"], "preparing", "{waiting:#?}");
+    assert!(waiting["why"]["text"].as_str().unwrap().contains("paused: repairs"), "{}", waiting["why"]);
+    service.post(&format!("/deployment-profiles/{profile}/resume"), json!({})).await;
+    until(&service, &id, "completed", |e| e["status"] == "completed").await;
+}

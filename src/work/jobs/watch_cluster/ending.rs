@@ -4,6 +4,8 @@
 //! Nothing is judged on what could not be fetched: an execution waits for its evidence rather than being called a success or
 //! a failure without.
 
+use std::time::Duration;
+
 use beampipe_domain::execution::{Artifact, Command, ErrorDrop, Execution, JobFacts, Terminal};
 use bytes::Bytes;
 
@@ -24,6 +26,8 @@ use crate::work::{JobError, Shop};
 const SESSION_FILE: &str = "session.json";
 /// How much is kept of the end of each of the job's outputs, in bytes.
 const TAIL: usize = 64 * 1024;
+/// How long what a job left is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Culprits that the event names.
 const MOST_CULPRITS: usize = 20;
 
@@ -31,6 +35,8 @@ const MOST_CULPRITS: usize = 20;
 pub(super) enum Home {
     Ended,
     NotYet(String),
+    /// What it left cannot be read now, and trying costs time.
+    Slow(String),
 }
 
 /// Fetches what a job that has ended left behind, judges it and records the end. Without a row of accounting the marks have
@@ -43,9 +49,16 @@ pub(super) async fn bring_home(
     row: Option<&sacct::Row>,
     polls: u64,
 ) -> Result<Home, JobError> {
-    let fetched = match fetch(cluster, one).await {
-        Ok(fetched) => fetched,
-        Err(error) => {
+    // A file that cannot be read (a file system that hangs) keeps its own execution waiting, and no other for long.
+    let fetched = match tokio::time::timeout(PATIENCE, fetch(cluster, one)).await {
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            return Ok(Home::Slow(format!(
+                "the job has ended; what it left could not be read within {seconds} s"
+            )));
+        }
+        Ok(Ok(fetched)) => fetched,
+        Ok(Err(error)) => {
             return Ok(Home::NotYet(format!("the job has ended; what it left cannot be fetched: {error}")));
         }
     };
@@ -120,6 +133,14 @@ async fn fetch(cluster: &Cluster, one: &Running) -> Result<Fetched, ssh::Error> 
     let session = read.transpose().unwrap_or_else(|error| {
         tracing::error!(execution = %one.ours.id, %error, "what the launcher left is taken for nothing");
         None
+    });
+    // Only the job's own last word counts, not what something else has left under the name.
+    let session = session.filter(|file| {
+        let own = file.job.as_deref() == Some(one.job.to_string().as_str());
+        if !own {
+            tracing::error!(execution = %one.ours.id, job = one.job, by = ?file.job, "session.json is not of this job");
+        }
+        own
     });
     Ok(Fetched {
         marks,
