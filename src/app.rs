@@ -22,6 +22,7 @@ use crate::config::{Config, Role};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::metrics::measured::Measured;
+use crate::sealing::Sealing;
 use crate::ssh;
 use crate::work::{self, Shop};
 
@@ -36,6 +37,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let models = open_models(&config, log.clone(), &clock).await?;
     let handle = Handle::new(log.clone(), clock.clone());
     let artifacts = open_artifacts(&config)?;
+    let sealing = Sealing::open(&config.sealing_key(), &clock)?;
 
     let answers = config.roles.contains(&Role::Api);
     let listener = if answers { Some(listen(config.http.listen, "http.listen").await?) } else { None };
@@ -53,6 +55,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         models: models.clone(),
         metrics: metrics.clone(),
         artifacts: Arc::new(artifacts.clone()),
+        sealing: Arc::new(sealing),
         settings: api_settings(&config),
         readiness: readiness.clone(),
         stopping: stopping.clone(),

@@ -420,6 +420,11 @@ impl Config {
         self.log_place().is_embedded()
     }
 
+    /// The key that what people send as plain text is sealed with.
+    pub fn sealing_key(&self) -> PathBuf {
+        self.state_dir.join("sealing.key")
+    }
+
     pub fn read_models_dir(&self) -> PathBuf {
         self.state_dir.join("read-models")
     }

@@ -34,6 +34,8 @@ pub mod handle;
 pub mod metrics;
 // Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
+// Secrets that only this service can read again.
+pub mod sealing;
 // References to secrets.
 pub mod secrets;
 // Connections to login nodes.

@@ -14,6 +14,7 @@ use beampipe::codec;
 use beampipe::handle::{Context, Handle};
 use beampipe::metrics::Metrics;
 use beampipe::metrics::measured::Measured;
+use beampipe::sealing::Sealing;
 use beampipe_domain::source::{self, Check, Outcome, Source};
 use beampipe_domain::{id, source::Command};
 use beampipe_log::Log;
@@ -34,8 +35,8 @@ pub struct Service {
     pub clock: Clock,
     pub http: reqwest::Client,
     stopping: CancellationToken,
-    /// Removed at the end.
-    _directory: tempfile::TempDir,
+    /// Of the log, the read models and the artifacts; removed at the end.
+    pub directory: tempfile::TempDir,
 }
 
 impl Drop for Service {
@@ -78,6 +79,7 @@ pub async fn service_with(settings: Settings) -> Service {
         models,
         metrics,
         artifacts: Arc::new(Artifacts::local(&directory.path().join("artifacts")).unwrap()),
+        sealing: Arc::new(Sealing::of(&[7; 32])),
         settings,
         readiness: Readiness::new(),
         stopping: stopping.clone(),
@@ -96,7 +98,7 @@ pub async fn service_with(settings: Settings) -> Service {
         clock,
         http: client(),
         stopping,
-        _directory: directory,
+        directory,
     }
 }
 
