@@ -19,12 +19,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::alerts::deliver::Sender;
 use crate::artifacts::Artifacts;
 use crate::auth::Passwords;
 use crate::clock::Clock;
 use crate::handle::Handle;
 use crate::metrics::Metrics;
-use crate::sealing::Sealing;
 use crate::ssh::Credentials;
 
 // Login, accounts and API keys.
@@ -154,7 +154,7 @@ pub struct Parts {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub artifacts: Arc<Artifacts>,
-    pub sealing: Arc<Sealing>,
+    pub sender: Sender,
     pub settings: Settings,
     pub readiness: Arc<Readiness>,
     /// Cancelled when the service stops: event streams end.
@@ -171,7 +171,7 @@ pub struct Shared {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub artifacts: Arc<Artifacts>,
-    pub sealing: Arc<Sealing>,
+    pub sender: Sender,
     pub settings: Settings,
     pub readiness: Arc<Readiness>,
     pub stopping: CancellationToken,
@@ -194,7 +194,7 @@ impl std::ops::Deref for Api {
 
 impl Api {
     pub fn new(parts: Parts) -> Self {
-        let Parts { handle, models, metrics, artifacts, sealing, settings, readiness, stopping } = parts;
+        let Parts { handle, models, metrics, artifacts, sender, settings, readiness, stopping } = parts;
         Self(Arc::new(Shared {
             passwords: Passwords::new(handle.clock()),
             throttle: throttle::Throttle::new(settings.logins_per_user, settings.logins_per_address),
@@ -207,7 +207,7 @@ impl Api {
             models,
             metrics,
             artifacts,
-            sealing,
+            sender,
             settings,
             readiness,
             stopping,

@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS rules (
     id               BLOB NOT NULL UNIQUE,
     name             TEXT NOT NULL,
     project_module   TEXT,
+    trigger_kind     TEXT NOT NULL,
     spec             TEXT NOT NULL,
     rule_version     INTEGER NOT NULL,
     enabled          INTEGER NOT NULL,
@@ -53,6 +54,7 @@ CREATE TABLE IF NOT EXISTS alerts (
     project_module   TEXT,
     severity         TEXT NOT NULL,
     labels           TEXT NOT NULL,
+    about            TEXT NOT NULL,
     state            TEXT NOT NULL,
     since            INTEGER NOT NULL,
     fired_at         INTEGER,
@@ -76,6 +78,21 @@ CREATE TABLE IF NOT EXISTS alerts (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS alerts_rule ON alerts (rule_id);
 CREATE INDEX IF NOT EXISTS alerts_open ON alerts (state) WHERE state IN ('pending', 'firing');
+
+-- What happened and a rule wants to be told of, until its alert has fired.
+CREATE TABLE IF NOT EXISTS noticed (
+    rule_id            BLOB NOT NULL,
+    event_id           BLOB NOT NULL,
+    position           INTEGER NOT NULL,
+    occurred_at        INTEGER NOT NULL,
+    project_module     TEXT,
+    word               TEXT NOT NULL,
+    execution_id       BLOB,
+    source_identifiers TEXT NOT NULL,
+    detail             TEXT,
+    PRIMARY KEY (rule_id, event_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS noticed_position ON noticed (position);
 
 -- Messages that an event of an alert calls for and that are not enqueued yet.
 CREATE TABLE IF NOT EXISTS owed (
@@ -108,6 +125,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (next_attempt_at) WHERE status IN ('pending', 'retrying');
 CREATE INDEX IF NOT EXISTS deliveries_channel ON deliveries (channel_id);
+CREATE INDEX IF NOT EXISTS deliveries_alert ON deliveries (alert, channel_id);
 CREATE INDEX IF NOT EXISTS deliveries_rule ON deliveries (rule_id);
 CREATE INDEX IF NOT EXISTS deliveries_status ON deliveries (status);
 

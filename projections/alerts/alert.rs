@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 use uuid::Uuid;
 
+use super::noticed;
 use crate::Envelope;
 use crate::counts::Counts;
 use crate::sql::{blob, json, micros, stream_rest};
@@ -20,6 +21,7 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
         A::Fired(e) => {
             fired(db, envelope, e)?;
             owe(db, envelope, Message::Firing, &e.channel_ids)?;
+            noticed::told(db, rule_of(alert), &e.causes)?;
         }
         A::Acknowledged(e) => {
             let sql = "UPDATE alerts SET acknowledged_by = ?2, acknowledged_at = ?3, acknowledgement = ?4 WHERE id = ?1";
@@ -68,14 +70,19 @@ fn firing(db: &Connection, alert: &str) -> Result<Option<String>> {
 fn row(db: &Connection, envelope: &Envelope, subject: &Subject, since: DateTime<Utc>) -> Result<()> {
     let recorded = &envelope.recorded;
     let id = stream_rest(&recorded.stream);
-    // The rule is in the stream's name, also of an event whose data were removed.
-    let rule: Uuid = id.get(..36).and_then(|rule| rule.parse().ok()).unwrap_or_default();
+    let rule = rule_of(id);
+    let about = serde_json::json!({
+        "annotations": subject.annotations,
+        "execution_id": subject.execution_id,
+        "source_identifiers": subject.source_identifiers,
+        "changed_count": subject.changed_count,
+    });
     db.prepare_cached(
         "INSERT INTO alerts (created_position, id, rule_id, rule_version, rule_name, project_module, severity, labels, \
-         state, since, number, said, summary, causes, last_event_id, last_event_at, revision) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, 0, 0, '', '[]', ?10, ?11, ?12) \
+         state, since, number, said, summary, causes, last_event_id, last_event_at, revision, about) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', ?9, 0, 0, '', '[]', ?10, ?11, ?12, ?13) \
          ON CONFLICT (id) DO UPDATE SET rule_version = ?4, rule_name = ?5, project_module = ?6, severity = ?7, labels = ?8, \
-         since = ?9",
+         since = ?9, about = ?13",
     )?
     .execute(params![
         recorded.position,
@@ -90,8 +97,14 @@ fn row(db: &Connection, envelope: &Envelope, subject: &Subject, since: DateTime<
         blob(&recorded.id),
         micros(recorded.occurred_at),
         recorded.revision,
+        json(&about),
     ])?;
     Ok(())
+}
+
+/// The rule is in the stream's name, also of an event whose data were removed.
+fn rule_of(alert: &str) -> Uuid {
+    alert.get(..36).and_then(|rule| rule.parse().ok()).unwrap_or_default()
 }
 
 fn pending(db: &Connection, envelope: &Envelope, e: &Pending) -> Result<()> {

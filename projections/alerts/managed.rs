@@ -5,6 +5,7 @@ use beampipe_domain::rule::{self, Event as R};
 use beampipe_domain::silence::Event as S;
 use rusqlite::{Connection, Result, params};
 
+use super::noticed;
 use crate::Envelope;
 use crate::sql::{blob, json, micros, stream_id};
 
@@ -72,7 +73,7 @@ pub fn rule(db: &Connection, envelope: &Envelope, event: &R) -> Result<()> {
         R::Created(rule::Created { version, spec }) => db
             .prepare_cached(
                 "INSERT INTO rules (created_position, id, name, project_module, spec, rule_version, enabled, removed, \
-                 created_at, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9)",
+                 created_at, revision, trigger_kind) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10)",
             )?
             .execute(params![
                 recorded.position,
@@ -84,11 +85,12 @@ pub fn rule(db: &Connection, envelope: &Envelope, event: &R) -> Result<()> {
                 spec.enabled,
                 now,
                 recorded.revision,
+                spec.trigger.kind(),
             ])?,
         R::Updated(rule::Updated { version, spec }) => db
             .prepare_cached(
                 "UPDATE rules SET name = ?2, project_module = ?3, spec = ?4, rule_version = ?5, enabled = ?6, \
-                 updated_at = ?7, revision = ?8 WHERE id = ?1",
+                 updated_at = ?7, revision = ?8, trigger_kind = ?9 WHERE id = ?1",
             )?
             .execute(params![
                 key,
@@ -99,12 +101,19 @@ pub fn rule(db: &Connection, envelope: &Envelope, event: &R) -> Result<()> {
                 spec.enabled,
                 now,
                 recorded.revision,
+                spec.trigger.kind(),
             ])?,
         R::Removed(_) => db
             .prepare_cached("UPDATE rules SET removed = 1, updated_at = ?2, revision = ?3 WHERE id = ?1")?
             .execute((key, now, recorded.revision))?,
     };
-    Ok(())
+    // What was noticed for a version that wanted it is told all the same, unless the rule watches no more.
+    let watches = match event {
+        R::Created(_) => true,
+        R::Updated(e) => e.spec.enabled && e.spec.trigger.is_occurrence(),
+        R::Removed(_) => false,
+    };
+    if watches { Ok(()) } else { noticed::forget(db, id) }
 }
 
 pub fn silence(db: &Connection, envelope: &Envelope, event: &S) -> Result<()> {

@@ -80,6 +80,8 @@ row! {
         pub project_module: Option<String>,
         pub severity: String,
         pub labels: BTreeMap<String, String>,
+        /// `annotations`, `execution_id`, `source_identifiers`, `changed_count`.
+        pub about: serde_json::Value,
         /// `pending`, `firing`, `resolved`, or `told` for what happened and is never resolved.
         pub state: String,
         pub since: DateTime<Utc>,
@@ -100,6 +102,22 @@ row! {
         pub resolved_reason: Option<String>,
         pub last_event_id: Uuid,
         pub last_event_at: DateTime<Utc>,
+    }
+}
+
+row! {
+    /// Something that happened and a rule wants to be told of.
+    pub struct Noticed {
+        pub rule_id: Uuid,
+        pub event_id: Uuid,
+        pub position: u64,
+        pub occurred_at: DateTime<Utc>,
+        pub project_module: Option<String>,
+        /// How an execution ended, or `changed`.
+        pub word: String,
+        pub execution_id: Option<Uuid>,
+        pub source_identifiers: Vec<String>,
+        pub detail: Option<String>,
     }
 }
 
@@ -256,6 +274,18 @@ impl Alerts {
         self.0.all(&sql, (before, limit, offset, state, blob_of(rule.as_ref())), Alert::from_row)
     }
 
+    /// What rules want to be told of, oldest first.
+    pub fn noticed(&self, limit: u64) -> Result<Vec<Noticed>, ReadModelError> {
+        let sql = format!("SELECT {} FROM noticed ORDER BY position, rule_id LIMIT ?1", Noticed::columns());
+        self.0.all(&sql, [i64::try_from(limit).unwrap_or(i64::MAX)], Noticed::from_row)
+    }
+
+    /// When somebody was last told of an alert of a rule.
+    pub fn said_at(&self, rule: Uuid) -> Result<Option<DateTime<Utc>>, ReadModelError> {
+        let sql = "SELECT max(said_at) FROM alerts WHERE rule_id = ?1";
+        Ok(self.0.one(sql, [blob(&rule)], |row| crate::sql::column(row, 0))?.flatten())
+    }
+
     /// What is to be enqueued, oldest first.
     pub fn owed(&self, limit: u64) -> Result<Vec<Owed>, ReadModelError> {
         let sql = format!("SELECT {} FROM owed ORDER BY position LIMIT ?1", Owed::columns());
@@ -296,10 +326,14 @@ impl Alerts {
         self.0.all(&sql, [blob(&delivery)], Attempt::from_row)
     }
 
-    /// Deliveries whose next attempt is due, the longest due first.
+    /// Deliveries whose next attempt is due, the longest due first. Of one alert and channel the messages go in their order: that
+    /// it is resolved does not overtake that it fires.
     pub fn due(&self, now: DateTime<Utc>, limit: u64) -> Result<Vec<Delivery>, ReadModelError> {
         let sql = format!(
             "SELECT {} FROM deliveries WHERE status IN ('pending', 'retrying') AND next_attempt_at <= ?1 \
+             AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier WHERE earlier.alert = deliveries.alert \
+             AND earlier.channel_id = deliveries.channel_id AND earlier.status IN ('pending', 'retrying') \
+             AND earlier.created_position < deliveries.created_position) \
              ORDER BY next_attempt_at, created_position LIMIT ?2",
             Delivery::columns()
         );

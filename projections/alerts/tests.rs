@@ -240,3 +240,79 @@ fn the_rows_do_not_depend_on_where_batches_are_cut() {
     let one_by_one = vec![1; told.history.envelopes.len()];
     assert_eq!(of(told.history.fold::<Projected>(&one_by_one).rows()), of(whole));
 }
+
+#[test]
+fn what_happens_is_noticed_for_the_rules_that_watch_for_it_until_an_alert_names_it() {
+    use beampipe_domain::execution::{Event as X, Failed, NotSubmitted};
+    use beampipe_domain::rule::{Ending, Trigger};
+    use beampipe_domain::source::{DiscoveryChanged, Event as S};
+
+    let mut history = History::default();
+    let rule = |n: u128, trigger: Trigger, project: Option<&str>, enabled: bool, history: &mut History| {
+        let project_module = project.map(Into::into);
+        let spec = rule::Spec { trigger, project_module, enabled, ..rule::Spec::default() };
+        let mut state = RS::default();
+        assert!(history.decide(&format!("rule-{}", id(n)), &mut state, RC::Create { spec }));
+        state
+    };
+    let terminal = || Trigger::ExecutionTerminal { statuses: vec![Ending::Failed] };
+    let failed = || X::Failed(Failed { error: "one drop".into(), ..Failed::default() });
+    history.tell(&format!("execution-{}", id(50)), failed());
+    let mut first = rule(1, terminal(), None, true, &mut history);
+    rule(2, terminal(), Some("other"), true, &mut history);
+    rule(3, terminal(), Some("p"), false, &mut history);
+    rule(4, Trigger::DiscoveryChanged {}, Some("p"), true, &mut history);
+    history.tell(&format!("execution-{}", id(51)), X::NotSubmitted(NotSubmitted::default()));
+    history.tell(&format!("execution-{}", id(52)), failed());
+    let cause = history.envelopes.last().unwrap().recorded.id;
+    let changed = DiscoveryChanged { source_identifier: "A".into(), ..DiscoveryChanged::default() };
+    history.tell(&format!("source-{}", id(60)), S::DiscoveryChanged(changed));
+    let noticed = |history: &History| {
+        let folded = history.fold::<Projected>(&[1, 2]);
+        Alerts(folded.reader.clone()).noticed(10).unwrap()
+    };
+    let rows = noticed(&history);
+    let words: Vec<_> = rows.iter().map(|row| (row.rule_id, row.word.as_str(), row.execution_id)).collect();
+    assert_eq!(
+        words,
+        [(id(1), "failed", Some(id(52))), (id(4), "changed", None)],
+        "what came after the rule"
+    );
+    assert_eq!(
+        (rows[0].detail.as_deref(), &rows[1].source_identifiers[..]),
+        (Some("one drop"), &["A".into()][..])
+    );
+    let observation = Observation {
+        at: at(100),
+        seen: Seen::Holds { value: None, summary: "failed".into(), causes: vec![cause] },
+        ..Observation::default()
+    };
+    let stream = format!("alert-{}-{}", id(1), ids::fingerprint(&BTreeMap::new(), Some(cause)));
+    assert!(history.decide(&stream, &mut AS::default(), AC::Occur(Box::new(observation))));
+    assert_eq!(noticed(&history).iter().map(|row| row.rule_id).collect::<Vec<_>>(), [id(4)]);
+    history.tell(&format!("execution-{}", id(53)), failed());
+    assert_eq!(noticed(&history).len(), 2);
+    assert!(history.decide(&format!("rule-{}", id(1)), &mut first, RC::Remove { expected: None }));
+    assert_eq!(noticed(&history).len(), 1, "a rule that is gone is told of nothing");
+}
+
+#[test]
+fn that_an_alert_is_resolved_does_not_overtake_that_it_fires() {
+    let mut told = Told::new();
+    told.see(10, true);
+    let (fires, mut first) = (told.called_for(), DS::default());
+    told.see(20, false);
+    let (resolved, mut second) = (told.called_for(), DS::default());
+    told.deliver(fires, &mut first, enqueue());
+    told.deliver(resolved, &mut second, enqueue());
+    told.deliver(fires, &mut first, tried(Outcome::Unanswered { error: "silence".into() }, 30));
+    let due = |told: &Told, second| {
+        let (_folded, alerts) = told.fold();
+        let due = alerts.due(at(second), 10).unwrap();
+        due.iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(due(&told, 31), Vec::<Uuid>::new());
+    assert_eq!(due(&told, 35), [fires]);
+    told.deliver(fires, &mut first, tried(Outcome::Taken { code: 200, answer: None }, 35));
+    assert_eq!(due(&told, 36), [resolved]);
+}

@@ -30,6 +30,7 @@ pub fn routes() -> Vec<Route> {
         Route::get("/notification-channels/{id}", Access::Viewer, get),
         Route::patch("/notification-channels/{id}", Access::Admin, update),
         Route::delete("/notification-channels/{id}", Access::Admin, remove),
+        Route::post("/notification-channels/{id}/test", Access::Admin, test),
     ]
 }
 
@@ -146,7 +147,7 @@ impl Api {
         let draft::Understood { mut spec, plain } = understood;
         for (field, text) in plain {
             let owner = format!("channel-{channel}");
-            let sha256 = self.sealing.seal(&self.artifacts, &owner, &field, &text).await?;
+            let sha256 = self.sender.sealing.seal(&self.artifacts, &owner, &field, &text).await?;
             draft::put(&mut spec.config, &field, Secret::Sealed(sha256));
         }
         Ok(spec)
@@ -239,4 +240,22 @@ async fn remove(
     let done = api.handle.handle::<Channel>(&channel.to_string(), &caller.context(), remove).await?;
     api.settle(done.position).await;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sends a message now and answers with what happened, whether or not the channel is enabled.
+async fn test(State(api): State<Api>, caller: Caller, Id(channel): Id) -> Result<Json<Value>, Problem> {
+    let row = api.channel_row(channel).await?;
+    let (delivery, tested) = api.sender.test(channel, &row.spec, &caller.context()).await?;
+    api.settle(api.handle.log().head().position).await;
+    let attempts = api.read(move |models| models.alerts().attempts(delivery)).await?;
+    let last = attempts.last();
+    Ok(Json(json!({
+        "delivery_id": delivery,
+        "status": if tested.taken { "sent" } else { "failed" },
+        "attempt_id": last.map(|attempt| attempt.attempt_id),
+        "code": tested.code,
+        "latency_ms": tested.latency_ms,
+        "error": tested.error,
+        "answer": last.and_then(|attempt| attempt.answer.clone()),
+    })))
 }

@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
-use beampipe_domain::delivery::Delivery;
-use beampipe_domain::delivery::Message;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use beampipe_domain::delivery::{Command, Delivery, Message};
 use beampipe_projections::alerts as rows;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Api;
+use super::authenticate::Caller;
 use super::extract::{Id, Params};
 use super::known;
 use super::problem::Problem;
@@ -20,6 +20,7 @@ pub fn routes() -> Vec<Route> {
     vec![
         Route::get("/alert-deliveries", Access::Viewer, list),
         Route::get("/alert-deliveries/{id}", Access::Viewer, get),
+        Route::post("/alert-deliveries/{id}/redeliver", Access::Admin, redeliver),
     ]
 }
 
@@ -85,21 +86,39 @@ fn unknown(delivery: Uuid) -> Problem {
 
 async fn get(State(api): State<Api>, Id(delivery): Id, params: Params) -> Result<Json<Value>, Problem> {
     params.finish()?;
-    let loaded = api.known::<Delivery>(&delivery.to_string()).await?;
-    if let Some(loaded) = &loaded {
-        if loaded.head.is_none() {
-            return Err(unknown(delivery));
+    Ok(Json(api.shown_delivery(delivery).await?))
+}
+
+/// What ended is tried again from the beginning of the schedule; the receiver knows it by its id.
+async fn redeliver(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(delivery): Id,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let requeue = Command::Requeue { at: api.clock().now() };
+    let done = api.handle.handle::<Delivery>(&delivery.to_string(), &caller.context(), requeue).await?;
+    api.settle(done.position).await;
+    Ok((StatusCode::ACCEPTED, Json(api.shown_delivery(delivery).await?)))
+}
+
+impl Api {
+    async fn shown_delivery(&self, delivery: Uuid) -> Result<Value, Problem> {
+        let loaded = self.known::<Delivery>(&delivery.to_string()).await?;
+        if let Some(loaded) = &loaded {
+            if loaded.head.is_none() {
+                return Err(unknown(delivery));
+            }
+            self.settle(loaded.position).await;
         }
-        api.settle(loaded.position).await;
+        let (row, attempts) = self
+            .read(move |models| {
+                let alerts = models.alerts();
+                Ok((alerts.delivery(delivery)?, alerts.attempts(delivery)?))
+            })
+            .await?;
+        let row = known::row(row, loaded.is_some(), &format!("delivery {delivery}"))?;
+        let mut shown = shape(&row);
+        shown["attempt_list"] = attempts.iter().map(shown_attempt).collect();
+        Ok(shown)
     }
-    let (row, attempts) = api
-        .read(move |models| {
-            let alerts = models.alerts();
-            Ok((alerts.delivery(delivery)?, alerts.attempts(delivery)?))
-        })
-        .await?;
-    let row = known::row(row, loaded.is_some(), &format!("delivery {delivery}"))?;
-    let mut shown = shape(&row);
-    shown["attempt_list"] = attempts.iter().map(shown_attempt).collect();
-    Ok(Json(shown))
 }

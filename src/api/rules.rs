@@ -18,6 +18,7 @@ use super::matching::{Seen, tagged};
 use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 use super::sources::{goes_on, next_link, window};
+use crate::alerts::evaluate::JUDGED;
 
 /// What may be sent.
 mod draft;
@@ -66,6 +67,9 @@ fn unknown(rule: Uuid) -> Problem {
 fn warnings(spec: &Spec, channels: &[rows::Channel]) -> Vec<String> {
     if !spec.enabled {
         return vec![];
+    }
+    if !JUDGED.contains(&spec.trigger.kind()) {
+        return vec![format!("{} is kept and not judged by this release", spec.trigger.kind())];
     }
     if spec.channel_ids.is_empty() {
         return vec!["the rule names no channel: it fires and tells nobody".to_owned()];

@@ -59,6 +59,14 @@ pub struct Subject {
     pub project_module: Option<String>,
     pub severity: Severity,
     pub labels: BTreeMap<String, String>,
+    /// Of the rule, such as `runbook_url`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    pub execution_id: Option<Uuid>,
+    /// At most 20; how many there are is `changed_count`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_identifiers: Vec<String>,
+    pub changed_count: Option<u64>,
 }
 
 payload! {
