@@ -2,7 +2,8 @@
 # Proves that a backup can be restored: takes one of a service while it runs, restores it into a scratch place, checks
 # what came back, and says how long each step took. The service and its files are only read.
 #
-# Exit status: 0 all is well; 1 something differs, is damaged or is missing; 2 it could not be tried.
+# Exit status: 0 all is well; 1 something differs, is damaged or is missing; 2 it could not be tried: an argument, a
+# setting, a program or a file that it needs, or a server that is away or lets nobody in, before or in the middle of it.
 # Needs beampipe (or $BEAMPIPE), python3, and for a log on PostgreSQL its client programs, no older than the server.
 set -euo pipefail
 export LC_ALL=C
@@ -18,23 +19,28 @@ usage="usage: backup-drill.sh [--config FILE] [--state-dir DIR] [--artifacts DIR
 
 beampipe=${BEAMPIPE:-beampipe}
 artifacts='' into='' scratch_url='' scratch_password='' also=()
+say() { printf 'drill: %s\n' "$*"; }
+cannot() { printf 'drill: %s\n' "$*" >&2 && exit 2; }
+trap 'cannot "it ended early, in line $LINENO"' ERR
 while (($#)); do
     case $1 in
-    --config) export BEAMPIPE_CONFIG=${2:?$usage} ;;
-    --state-dir) export BEAMPIPE_STATE_DIR=${2:?$usage} ;;
-    --artifacts) artifacts=${2:?$usage} ;;
-    --also) also+=("$(realpath -e -- "${2:?$usage}")") || exit 2 ;;
-    --into) into=${2:?$usage} ;;
-    --scratch) scratch_url=${2:?$usage} ;;
-    --scratch-password) scratch_password=${2:?$usage} ;;
     -h | --help) printf '%s\n' "$usage" && exit ;;
-    *) printf '%s\n' "$usage" >&2 && exit 2 ;;
+    --config | --state-dir | --artifacts | --also | --into | --scratch | --scratch-password)
+        [[ -n ${2:-} ]] || cannot "$1 has no value
+$usage"
+        ;;&
+    --config) export BEAMPIPE_CONFIG=$2 ;;
+    --state-dir) export BEAMPIPE_STATE_DIR=$2 ;;
+    --artifacts) artifacts=$2 ;;
+    --also) also+=("$(realpath -e -- "$2")") || cannot "--also $2 is not there" ;;
+    --into) into=$2 ;;
+    --scratch) scratch_url=$2 ;;
+    --scratch-password) scratch_password=$2 ;;
+    *) cannot "$1 is nothing that it knows
+$usage" ;;
     esac
     shift 2
 done
-
-say() { printf 'drill: %s\n' "$*"; }
-cannot() { printf 'drill: %s\n' "$*" >&2 && exit 2; }
 
 wrong=0
 began=$EPOCHREALTIME
@@ -51,6 +57,12 @@ step() { # what it is, command: what it says is shown when it fails
     return $rc
 }
 must() { step "$@" || finish; } # without it nothing after it means anything
+
+needs() {
+    local program
+    for program in "$@"; do command -v "$program" >/dev/null || cannot "$program is not installed"; done
+}
+needs "$beampipe" python3
 
 # --- What the service is told ---------------------------------------------------------------------------------------
 
@@ -74,19 +86,23 @@ fi
 [[ -d $artifacts ]] || cannot "there is no directory $artifacts: name the artifacts with --artifacts"
 
 umask 077 # hashes of passwords are in a log
-work=$(mktemp -d "${TMPDIR:-/tmp}/beampipe-drill.XXXXXX")
-database=
+work=$(mktemp -d "${TMPDIR:-/tmp}/beampipe-drill.XXXXXX") || cannot "there is no scratch place: name one with TMPDIR"
+made=
 clean_up() {
     local rc=$?
-    trap - EXIT
-    [[ -z $database ]] || on_scratch -c "DROP DATABASE IF EXISTS $database WITH (FORCE)" || rc=1
-    rm -rf -- "$work"
+    trap - EXIT ERR
+    [[ -z $made ]] || at_scratch asks "$scratch_server" "DROP DATABASE IF EXISTS $database WITH (FORCE)" || {
+        say "the database $database is left behind" >&2
+        rc=$((rc ? rc : 1))
+    }
+    rm -rf -- "$work" || true
     exit $rc
 }
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 finish() {
+    ((wrong == 0)) || still_there
     [[ -z $into ]] || say "the backup is in $backup"
     say "$( ((wrong)) && echo FAILED || echo 'all is well') after $(seconds_since "$began") s"
     exit $wrong
@@ -97,37 +113,124 @@ if [[ -n $into ]]; then
     mkdir -- "$into" || cannot "--into names a directory that does not exist yet"
     backup=$(realpath -- "$into")
 fi
-mkdir -p "$backup" "$scratch"
+mkdir -p "$backup" "$scratch" || cannot "there is no room for the backup"
 
 # --- One engine, and the other ----------------------------------------------------------------------------------------
 
-# What other programs connect to: the schema is a word of ours.
-without_schema() { sed -E 's/([?&])schema=[^&]*(&|$)/\1/; s/[?&]$//' <<<"$1"; }
-on_scratch() { PGOPTIONS='-c client_min_messages=warning' PGPASSWORD=$scratch_secret psql -X -q -v ON_ERROR_STOP=1 -d "$scratch_server" "$@"; }
+# How libpq is told to do what beampipe does with an address: who is not on this machine is asked over TLS, and its
+# certificate and name are checked against sslrootcert or what this machine believes (src/log/postgres/target.rs). Five
+# lines: the address without what is said elsewhere, its schema, sslmode, sslrootcert, and what of these it said itself.
+reach() {
+    python3 - "$1" "$work/authorities.pem" <<'PYTHON'
+import glob, ipaddress, os, sys
+from urllib.parse import unquote
 
-dump_postgres() { PGPASSWORD=$log_secret pg_dump -d "$log_server" --schema="$schema" -Fc -f "$backup/log.pgdump" --exclude-table-data="$schema.beats"; }
-restore_postgres() {
-    on_scratch -c "CREATE DATABASE $database TEMPLATE template0 ENCODING 'UTF8'" &&
-        PGPASSWORD=$scratch_secret pg_restore -d "$restored_server" --no-owner --no-privileges --exit-on-error "$backup/log.pgdump"
+address, bundle = sys.argv[1:]
+base, _, query = address.partition("?")
+ours, theirs, hosts = {}, [], []
+for parameter in filter(None, query.split("&")):
+    name, equals, value = parameter.partition("=")
+    if equals and name in ("schema", "sslmode", "sslrootcert"):
+        ours[name] = value
+    else:
+        theirs.append(parameter)
+        if name == "host":
+            hosts += unquote(value).split(",")
+servers = base.partition("://")[2].partition("/")[0]
+servers = servers.partition("@")[2] if "@" in servers else servers
+if servers or not hosts:
+    hosts += [unquote(s[1:].partition("]")[0] if s[:1] == "[" else s.partition(":")[0]) for s in servers.split(",")]
+
+def near(host):
+    if host == "localhost" or host.startswith("/"):
+        return True
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return ip == ipaddress.ip_address("::1") or ip.version == 4 and ip.is_loopback
+
+mode, roots = ours.get("sslmode"), ours.get("sslrootcert")
+if mode not in (None, "disable", "require", "verify-full"):
+    sys.exit(f"sslmode {mode!r} is neither disable, require nor verify-full")
+if mode is None:
+    mode = "disable" if roots is None and all(map(near, hosts)) else "verify-full"
+if mode == "disable":
+    roots = ""
+elif roots is not None:
+    roots = os.path.abspath(roots)
+else:
+    told = [os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")]
+    files = [told[0]] if told[0] else []
+    for directory in (told[1] or "").split(":"):
+        files += glob.glob(os.path.join(glob.escape(directory), "[0-9a-f]" * 8 + ".[0-9]*")) if directory else []
+    if not any(told):
+        usual = ["certs/ca-certificates.crt", "../pki/tls/certs/ca-bundle.crt", "ca-bundle.pem", "cert.pem"]
+        files = [file for file in (f"/etc/ssl/{name}" for name in usual) if os.path.isfile(file)][:1]
+    try:
+        believed = b"\n".join(open(file, "rb").read() for file in files)
+    except OSError as error:
+        sys.exit(f"this machine's authorities cannot be read: {error}")
+    if not believed:
+        sys.exit("this machine has no list of authorities: say in the address with sslrootcert=FILE who is believed")
+    with open(bundle, "wb") as out:
+        out.write(believed)
+    roots = bundle
+if mode != "disable" and not os.access(roots, os.R_OK):
+    sys.exit(f"sslrootcert {roots} cannot be read")
+print(base + ("?" + "&".join(theirs) if theirs else ""))
+print(ours.pop("schema", "beampipe"))
+print("disable" if mode == "disable" else "verify-full")
+print(roots)
+print("".join(f"&{name}={value}" for name, value in ours.items()))
+PYTHON
+}
+as_beampipe() ( # sslmode, sslrootcert, password, which of several hosts, program…
+    # Nothing of the environment leads it elsewhere or weakens it, and GSSAPI does not come before TLS.
+    unset "${!PGSSL@}" PGREQUIRESSL PGHOST PGHOSTADDR PGPORT PGDATABASE PGSERVICE PGOPTIONS
+    # In variables and not in arguments: those, everybody sees.
+    export PGSSLMODE=$1 PGSSLROOTCERT=$2 PGPASSWORD=$3 PGTARGETSESSIONATTRS=$4 PGGSSENCMODE=disable PGCONNECT_TIMEOUT=10
+    shift 4
+    "$@"
+)
+at_log() { as_beampipe "$log_mode" "$log_roots" "$log_secret" any "$@"; }
+at_scratch() { as_beampipe "$scratch_mode" "$scratch_roots" "$scratch_secret" read-write "$@"; }
+asks() { psql -X -q -At -w -v ON_ERROR_STOP=1 -d "$1" -c "$2"; }
+
+dump_postgres() { at_log pg_dump -w -d "$log_server" --schema="$schema" -Fc -f "$backup/log.pgdump" --exclude-table-data="$schema.beats"; }
+restore_postgres() { at_scratch pg_restore -w -d "$restored_server" --no-owner --no-privileges --exit-on-error "$backup/log.pgdump"; }
+still_there() { # after something went wrong: a server that is away has said nothing about the backup
+    [[ $engine == postgres ]] || return 0
+    at_log asks "$log_server" 'SELECT 1' >/dev/null || cannot "the server of the log is away: nothing is proven"
+    at_scratch asks "$scratch_server" 'SELECT 1' >/dev/null || cannot "the scratch server is away: nothing is proven"
 }
 
 case $log_url in
 postgres://* | postgresql://*)
     engine=postgres
-    log_server=$(without_schema "$log_url")
-    schema=$(sed -nE 's/.*[?&]schema=([^&]*).*/\1/p' <<<"$log_url")
-    schema=${schema:-beampipe}
+    needs psql pg_dump pg_restore
+    reached=$(reach "$log_url") || cannot "log.url: it cannot be reached as the service does"
+    mapfile -t way <<<"$reached"
+    log_server=${way[0]} schema=${way[1]} log_mode=${way[2]} log_roots=${way[3]-}
     log_secret=${PGPASSWORD:-}
     file=$(setting log.password.file) variable=$(setting log.password.env)
-    [[ -z $file ]] || log_secret=$(cat -- "$file")
-    [[ -z $variable ]] || log_secret=${!variable}
-    scratch_server=$(without_schema "${scratch_url:-$log_url}")
+    [[ -z $file ]] || log_secret=$(cat -- "$file") || cannot "the password of the log cannot be read"
+    [[ -z $variable ]] || log_secret=${!variable-}
+    reached=$(reach "${scratch_url:-$log_url}") || cannot "--scratch: it cannot be reached"
+    mapfile -t way <<<"$reached"
+    scratch_server=${way[0]} scratch_mode=${way[2]} scratch_roots=${way[3]-}
     scratch_secret=$log_secret
     [[ -z $scratch_url ]] || scratch_secret=${PGPASSWORD:-}
-    [[ -z $scratch_password ]] || scratch_secret=$(cat -- "$scratch_password")
+    [[ -z $scratch_password ]] || scratch_secret=$(cat -- "$scratch_password") || cannot "--scratch-password cannot be read"
     database=beampipe_drill_$$
     restored_server=$(sed -E "s|^([^/]*//[^/?]*)(/[^?]*)?|\\1/$database|" <<<"$scratch_server")
-    restored_log=$restored_server$([[ $restored_server == *\?* ]] && echo '&' || echo '?')schema=$schema
+    restored_log=$restored_server$([[ $restored_server == *\?* ]] && echo '&' || echo '?')schema=$schema${way[4]-}
+    theirs=$(at_log asks "$log_server" 'SHOW server_version_num') || cannot "the server of the log lets nobody in"
+    own=$(pg_dump --version | grep -oE '[0-9]+' | head -n 1)
+    ((own >= theirs / 10000)) || cannot "pg_dump $own is older than the server: $((theirs / 10000))"
+    made=1
+    at_scratch asks "$scratch_server" "CREATE DATABASE $database TEMPLATE template0 ENCODING 'UTF8'" ||
+        { made='' && cannot "no scratch database can be made: name with --scratch who may, and where"; }
     log_files=("$backup/log.pgdump")
     ;;
 '' | sqlite:*)

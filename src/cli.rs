@@ -76,7 +76,7 @@ fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the service: API, scheduler and worker in one process (files)
+    /// Run the service: API, scheduler and worker in one process, or the roles that are named (files)
     Serve(serve::Serve),
     /// Project configurations, and whether projects are worked on
     #[command(subcommand)]

@@ -348,6 +348,23 @@ impl Config {
         if !self.alone_on_the_log() && has_password(&self.log.url) {
             return invalid("log.url", "has a password in it; say with log.password where one is");
         }
+        if self.work.tm_url.as_deref().is_some_and(has_user) {
+            return invalid(
+                "work.tm_url",
+                "has a user or a password in it, which a translator does not know",
+            );
+        }
+        let known = |word: &&String| {
+            ["tap", "dim", "slurm"].contains(&word.as_str())
+                || word.strip_prefix("slurm:").is_some_and(|profile| !profile.trim().is_empty())
+        };
+        if let Some(odd) = self.work.capabilities.iter().find(|word| !known(word)) {
+            let detail = format!("has {odd:?}; there are tap, dim, slurm, and slurm:<profile>");
+            return invalid("work.capabilities", &detail);
+        }
+        if self.roles.contains(&Role::Worker) && self.work.capabilities.is_empty() {
+            return invalid("work.capabilities", "is empty: such a worker would do nothing");
+        }
         self.check_artifacts()?;
         self.ssh.check()?;
         if let Place::EventStore { address, .. } = self.log_place() {
@@ -395,6 +412,10 @@ impl Config {
         {
             return invalid("artifacts.endpoint, artifacts.access_key_id", "belong to an s3:// url");
         }
+        if endpoint.as_deref().is_some_and(has_user) {
+            let detail = "has a user or a password in it: keys are artifacts.access_key_id and artifacts.secret_access_key";
+            return invalid("artifacts.endpoint", detail);
+        }
         match endpoint.as_deref().map(|endpoint| url::Url::parse(endpoint).map(|url| url.scheme().to_owned()))
         {
             None => {}
@@ -434,6 +455,20 @@ impl Config {
     }
 }
 
+/// Whether a web address has a user or a password before its host.
+fn has_user(url: &str) -> bool {
+    url::Url::parse(url).is_ok_and(|url| !url.username().is_empty() || url.password().is_some())
+}
+
+/// An address without the password that it should not have.
+fn without_password(address: &str) -> String {
+    if !has_password(address) {
+        return address.to_owned();
+    }
+    let scheme = address.split_once("://").map_or("", |(scheme, _)| scheme);
+    format!("{scheme}://[REDACTED]")
+}
+
 /// Whether an address has a password before its host, or among its parameters.
 fn has_password(url: &str) -> bool {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
@@ -469,7 +504,11 @@ fn walk(layers: &Figment, path: &str, value: &serde_json::Value, lines: &mut Vec
             _ => found.name.to_string(),
         },
     );
-    lines.push((path.to_owned(), value.to_string(), source));
+    let shown = match value {
+        serde_json::Value::String(text) => serde_json::Value::String(without_password(text)).to_string(),
+        other => other.to_string(),
+    };
+    lines.push((path.to_owned(), shown, source));
 }
 
 #[cfg(test)]

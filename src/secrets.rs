@@ -7,12 +7,47 @@ use serde::{Deserialize, Serialize};
 
 /// Where a secret is: `{env = "NAME"}` or `{file = "/path"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "serde_json::Value")]
 pub enum SecretRef {
     /// An environment variable of the service.
     Env(String),
     /// A file, without the line break at its end.
     File(PathBuf),
+}
+
+/// What stands where a reference belongs. Never repeated: it may be the secret itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no reference to a secret: {{env = \"NAME\"}} or {{file = \"/path\"}}, never the secret itself")]
+pub struct NoReference;
+
+impl TryFrom<serde_json::Value> for SecretRef {
+    type Error = NoReference;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, NoReference> {
+        let serde_json::Value::Object(fields) = value else { return Err(NoReference) };
+        let mut fields = fields.into_iter();
+        match (fields.next(), fields.next()) {
+            (Some((kind, serde_json::Value::String(place))), None) => match kind.as_str() {
+                "env" => Ok(Self::Env(place)),
+                "file" => Ok(Self::File(place.into())),
+                _ => Err(NoReference),
+            },
+            _ => Err(NoReference),
+        }
+    }
+}
+
+/// `env:NAME` or `file:/path`, as options of the command line have it.
+impl std::str::FromStr for SecretRef {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err("a reference is env:NAME or file:PATH, never the secret itself"),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +95,22 @@ mod tests {
         let path = directory.path().join("key");
         std::fs::write(&path, "of mine \r\n").unwrap();
         assert_eq!(SecretRef::File(path).read().unwrap().expose_secret(), "of mine ");
+    }
+
+    #[test]
+    fn what_stands_where_a_reference_belongs_is_never_repeated() {
+        for given in
+            [serde_json::json!("canary"), serde_json::json!({"canary": "x"}), serde_json::json!({"env": 7})]
+        {
+            let error = serde_json::from_value::<SecretRef>(given).unwrap_err().to_string();
+            assert!(error.contains("never the secret itself") && !error.contains("canary"), "{error}");
+        }
+        let read = serde_json::from_value::<SecretRef>(serde_json::json!({"file": "/a"})).unwrap();
+        assert_eq!(
+            (read, "env:NAME".parse()),
+            (SecretRef::File("/a".into()), Ok(SecretRef::Env("NAME".into())))
+        );
+        assert!("canary".parse::<SecretRef>().is_err_and(|error| !error.contains("canary")));
     }
 
     #[test]

@@ -35,7 +35,7 @@ use uuid::Uuid;
 use crate::archives::tap::{Limits, TapClient};
 use crate::artifacts::Artifacts;
 use crate::backends::dim::Dim;
-use crate::backends::simulated::{Settings, Simulated, World};
+use crate::backends::simulated::{self, Settings, Simulated, World};
 use crate::backends::slurm::cluster::Cluster;
 use crate::backends::{self, Backend};
 use crate::clock::Clock;
@@ -64,6 +64,7 @@ pub struct Shop {
     pub http_unverified: reqwest::Client,
     /// The sessions of profiles of kind `simulated`.
     pub world: World,
+    simulated: simulated::Tries,
     pub polls: Polls,
     /// What the probes saw last.
     pub seen: probes::Seen,
@@ -124,6 +125,7 @@ impl Shop {
             models,
             artifacts,
             clock,
+            simulated: simulated::Tries::default(),
             world: settings.simulated_dir.clone().map_or_else(World::default, World::Directory),
             settings,
             dependencies,
@@ -214,16 +216,17 @@ impl Shop {
                 let bound = Duration::from_secs(self.settings.dim_timeout_seconds);
                 Ok(Arc::new(Dim::new(http.clone(), &remote.base_url()).with_timeouts(bound, bound)))
             }
-            Deployment::Simulated(simulated) => Ok(Arc::new(Simulated::new(
-                self.world.clone(),
-                Settings {
+            Deployment::Simulated(simulated) => {
+                let settings = Settings {
                     latency_ms: 0,
                     run_ms: simulated.latency_ms,
                     failure_probability: simulated.failure_probability,
                     loss_probability: simulated.loss_probability,
                     seed: simulated.seed,
-                },
-            ))),
+                };
+                let backend = Simulated::new(self.world.clone(), settings);
+                Ok(Arc::new(backend.counting(self.simulated.clone())))
+            }
             Deployment::SlurmRemote(_) => Err("a cluster has no manager that answers by itself".into()),
         }
     }

@@ -121,10 +121,11 @@ impl Guard {
         if *request.method() == Method::POST
             && let Some(key) = key
         {
-            return api.answers.pass(&key, &actor, api.settings.max_bulk_bytes, request, next).await;
+            let answered = api.answers.pass(&key, &actor, api.settings.max_bulk_bytes, request, next).await;
+            return answered.map(|response| with_position(&api, response));
         }
         if *request.method() != Method::GET {
-            return Ok(next.run(request).await);
+            return Ok(with_position(&api, next.run(request).await));
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
         wait_for_position(&api, &query).await?;
@@ -136,6 +137,14 @@ impl Guard {
         }
         Ok(response)
     }
+}
+
+/// Says where this process's read models are after a write: another replica that is asked for the same has it, too.
+fn with_position(api: &Api, mut response: Response) -> Response {
+    if response.status().is_success() {
+        response.headers_mut().entry(POSITION).or_insert(HeaderValue::from(api.models.position()));
+    }
+    response
 }
 
 async fn wait_for_position(api: &Api, query: &str) -> Result<(), Problem> {

@@ -273,7 +273,11 @@ impl From<Rejection> for Problem {
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
-        tracing::error!(%error, "the log could not be read");
+        // That it is away the log says itself, once.
+        match &error {
+            ReadError::Unavailable(_) => tracing::debug!(%error, "the log could not be read"),
+            _ => tracing::error!(%error, "the log could not be read"),
+        }
         Self::new("log-unavailable", error.to_string()).retry_after(5)
     }
 }
@@ -287,7 +291,10 @@ impl From<AppendError> for Problem {
             }
             AppendError::Conflict { .. } => Self::new("outdated", error.to_string()),
             AppendError::Unavailable(_) | AppendError::Unknown(_) => {
-                tracing::error!(%error, "the log did not take an append");
+                match &error {
+                    AppendError::Unavailable(_) => tracing::debug!(%error, "the log did not take an append"),
+                    _ => tracing::error!(%error, "the log did not take an append"),
+                }
                 Self::new("log-unavailable", error.to_string()).retry_after(5)
             }
         }

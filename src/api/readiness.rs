@@ -26,6 +26,8 @@ use super::Api;
 const EVERY: Duration = Duration::from_secs(1);
 /// How long the beats are waited for.
 const BEATS_PATIENCE: Duration = Duration::from_millis(300);
+/// How long they may be missing before that is said.
+const BEATS_MISSED: Duration = Duration::from_secs(3);
 /// And how often until it is good for the first time.
 const AT_START: Duration = Duration::from_millis(25);
 /// A read model that is further behind makes the answer `degraded`.
@@ -98,6 +100,8 @@ type Looks = Arc<dyn Fn() -> BTreeMap<String, Look> + Send + Sync>;
 pub struct Readiness {
     answer: ArcSwap<Answer>,
     heard: Mutex<HashMap<String, Heard>>,
+    /// Since when the beats cannot be read.
+    deaf: Mutex<Option<Instant>>,
     polls: ArcSwap<HashMap<Uuid, Poll>>,
     capabilities: ArcSwap<Option<Vec<String>>>,
     looks: Mutex<Option<Looks>>,
@@ -113,6 +117,7 @@ impl Default for Readiness {
         Self {
             answer: ArcSwap::from_pointee(answer),
             heard: Mutex::default(),
+            deaf: Mutex::default(),
             polls: ArcSwap::default(),
             capabilities: ArcSwap::default(),
             looks: Mutex::default(),
@@ -167,6 +172,17 @@ impl Readiness {
         pools.iter().map(|(pool, ids)| (pool.clone(), ids.iter().map(age).fold(0.0, f64::max))).collect()
     }
 
+    /// For how long the beats could not be read. Meanwhile nobody's heartbeat stands still.
+    fn deaf_since(&self, now: bool) -> Duration {
+        let mut deaf = self.deaf.lock();
+        if !now {
+            *deaf = None;
+            return Duration::ZERO;
+        }
+        self.heard.lock().values_mut().for_each(|heard| heard.moved = Instant::now());
+        deaf.get_or_insert_with(Instant::now).elapsed()
+    }
+
     fn listen(&self, beats: Vec<Beat>, stale_after: Duration) {
         let mut polls = HashMap::new();
         let mut heard = self.heard.lock();
@@ -210,9 +226,15 @@ impl Api {
     /// Looks, and makes the answer anew.
     pub async fn refresh_readiness(&self) {
         // That the log is away is to be said at once: what it would say of beats is not waited for.
-        if let Ok(beats) = tokio::time::timeout(BEATS_PATIENCE, self.handle.log().beats()).await {
-            self.readiness.listen(beats, self.settings.worker_stale_after);
-        }
+        let unheard = match tokio::time::timeout(BEATS_PATIENCE, self.handle.log().beats()).await {
+            Ok(Ok(beats)) => {
+                self.readiness.listen(beats, self.settings.worker_stale_after);
+                None
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {} ms", BEATS_PATIENCE.as_millis())),
+        };
+        let deaf = self.readiness.deaf_since(unheard.is_some());
         let gathered = self
             .read(|models| {
                 let workers = models.workers().list(false, 10_000)?;
@@ -292,6 +314,10 @@ impl Api {
         };
         let patience = self.settings.scheduler_lease + SCHEDULER_GRACE;
         checks.push(scheduler(lease.map(|lease| lease.holder.as_str()), silent, patience));
+        if let Some(why) = unheard.filter(|_| deaf > BEATS_MISSED) {
+            let reason = Some(format!("heartbeats cannot be read for {} s: {why}", deaf.as_secs()));
+            checks.push(Check { name: "presence".to_owned(), status: "degraded", reason });
+        }
         for row in paused {
             let name = row.spec.name;
             let why = row.paused_reason.unwrap_or_default();

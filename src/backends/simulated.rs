@@ -8,9 +8,11 @@ use super::graph::PhysicalGraph;
 use super::{Backend, Created, Evidence, Look, LookError, Progress, State, Step, SubmitError};
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod world;
@@ -42,11 +44,38 @@ impl Default for Settings {
 pub struct Simulated {
     world: World,
     settings: Settings,
+    tries: Tries,
+}
+
+/// How often each step of each session was tried in this process.
+#[derive(Debug, Clone)]
+pub struct Tries(Arc<Mutex<lru::LruCache<(String, Step), u32>>>);
+
+impl Default for Tries {
+    fn default() -> Self {
+        let most = std::num::NonZeroUsize::MIN.saturating_add(65_535);
+        Self(Arc::new(Mutex::new(lru::LruCache::new(most))))
+    }
+}
+
+impl Tries {
+    /// Tries before this one.
+    fn count(&self, session: &str, step: Step) -> u32 {
+        let mut tries = self.0.lock();
+        let count = tries.get_or_insert_mut((session.to_owned(), step), || 0);
+        *count += 1;
+        *count - 1
+    }
 }
 
 impl Simulated {
     pub fn new(world: World, settings: Settings) -> Self {
-        Self { world, settings }
+        Self { world, settings, tries: Tries::default() }
+    }
+
+    /// With the tries that were counted before.
+    pub fn counting(self, tries: Tries) -> Self {
+        Self { tries, ..self }
     }
 
     /// A number in `0.0..1.0` that depends on the seed, the session and the purpose.
@@ -75,7 +104,11 @@ impl Simulated {
         act: impl FnOnce(&World) -> Result<T, SubmitError>,
     ) -> Result<T, SubmitError> {
         self.answer_late().await;
-        let drawn = self.drawn(session, &format!("loss of {step}"));
+        // Another try is another draw, or a step that was lost once would be lost for ever.
+        let tried = self.tries.count(session, step);
+        let purpose =
+            if tried == 0 { format!("loss of {step}") } else { format!("loss of {step}, try {tried}") };
+        let drawn = self.drawn(session, &purpose);
         let lost = drawn < self.settings.loss_probability;
         if lost && drawn >= self.settings.loss_probability / 2.0 {
             return Err(unknown(step));

@@ -200,11 +200,13 @@ impl Create {
             return Ok(if answer["valid"] == false { Outcome::No } else { Outcome::Done });
         }
         let created = client.post("/executions", &body).await?;
-        brief(context, &created)?;
-        if self.execute {
+        if !self.execute {
+            brief(context, &created)?;
+        } else {
             let id = created["uuid"].as_str().and_then(|text| text.parse().ok());
             let id = id.context("the service did not say what the execution is called")?;
             client.post(&of(id, &["execute"]), &json!({"do_stage": true, "do_submit": true})).await?;
+            brief(context, &client.get(&of(id, &[]), &[]).await?)?;
             remark(format!("it begins; follow it with: beampipe timeline execution {id} --follow"));
         }
         Ok(Outcome::Done)

@@ -17,7 +17,9 @@ use super::files::{Files, LogFile, stdin, stdout};
 use super::{Context, Outcome, out};
 use crate::clock::Clock;
 use crate::codec;
+use crate::config;
 use crate::engine::{Engine, Place};
+use crate::secrets::SecretRef;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -53,10 +55,16 @@ pub enum Verb {
 
 #[derive(Debug, Args)]
 pub struct CopyTo {
-    /// The log to copy: a file, or the address of a server (the password is the configured one). It may be in use.
+    /// The log to copy: a file, or the address of a server. It may be in use.
     from: String,
     /// Where to: a log that is empty, or a beginning of the other. Nobody else may append to it meanwhile.
     to: String,
+    /// Where the password of the first is: env:NAME or file:PATH. Absent: log.password of the configuration.
+    #[arg(long, value_name = "REFERENCE")]
+    from_password: Option<SecretRef>,
+    /// The same of the second.
+    #[arg(long, value_name = "REFERENCE")]
+    to_password: Option<SecretRef>,
     /// Copy nothing: only compare them.
     #[arg(long)]
     compare: bool,
@@ -206,10 +214,15 @@ impl CopyTo {
             [&self.from, &self.to].map(|address| Place::parse(address).map_err(anyhow::Error::msg));
         let (from, to) = (from?, to?);
         anyhow::ensure!(from != to, "a log is copied to another place, not onto itself");
-        let source = from.open_read_only(&config.log, &clock).await.context("the source cannot be opened")?;
+        let with = |password: &Option<SecretRef>| {
+            let password = password.clone().or(config.log.password.clone());
+            config::Log { password, ..config.log.clone() }
+        };
+        let (of_source, of_target) = (with(&self.from_password), with(&self.to_password));
+        let source = from.open_read_only(&of_source, &clock).await.context("the source cannot be opened")?;
         let target = match self.compare {
-            true => to.open_read_only(&config.log, &clock).await,
-            false => to.open(&config.log, &clock).await,
+            true => to.open_read_only(&of_target, &clock).await,
+            false => to.open(&of_target, &clock).await,
         };
         let target = target.context("the target cannot be opened")?;
         let compared = self.carry_out(&*source, &*target).await;
@@ -246,7 +259,14 @@ impl CopyTo {
             let done = copy::copy(source, target, &mut progress).await;
             bar.finish_and_clear();
             copied = done
-                .context("the copy ended early; what arrived stays, and the same copy goes on from there")?
+                .map_err(|error| match error {
+                    copy::CopyError::Foreign { .. } => {
+                        anyhow::Error::new(error).context("nothing was copied")
+                    }
+                    error => anyhow::Error::new(error).context(
+                        "the copy ended early; what arrived stays, and the same copy goes on from there",
+                    ),
+                })?
                 .events;
         }
         let seconds = began.elapsed().as_secs_f64();

@@ -86,7 +86,7 @@ pub enum Execution {
         facts: Facts,
         work: Work,
         submission: Submission,
-        receipt: Receipt,
+        receipt: Box<Receipt>,
         axes: Axes,
     },
     Ended {
@@ -493,7 +493,7 @@ impl Aggregate for Execution {
                     facts,
                     work: work.unwrap_or_default(),
                     submission,
-                    receipt: e.receipt.clone(),
+                    receipt: Box::new(e.receipt.clone()),
                     axes: Axes::default(),
                 }
             }

@@ -411,8 +411,8 @@ impl Log for EventStoreLog {
         self.shared.beats.beat(&self.shared.link, who, facts, &self.shared.clock).await;
     }
 
-    async fn beats(&self) -> Vec<Beat> {
-        self.shared.beats.all()
+    async fn beats(&self) -> Result<Vec<Beat>, ReadError> {
+        Ok(self.shared.beats.all())
     }
 
     async fn close(&self) {

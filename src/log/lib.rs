@@ -245,7 +245,7 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     async fn beat(&self, who: &str, facts: serde_json::Value);
 
     /// The latest beat of everyone who beats.
-    async fn beats(&self) -> Vec<Beat>;
+    async fn beats(&self) -> Result<Vec<Beat>, ReadError>;
 
     /// Takes what is queued to durability and refuses more.
     async fn close(&self);

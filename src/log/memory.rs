@@ -321,8 +321,8 @@ impl Log for MemoryLog {
         self.0.presence.beat(who, facts, &self.0.clock);
     }
 
-    async fn beats(&self) -> Vec<Beat> {
-        self.0.presence.beats()
+    async fn beats(&self) -> Result<Vec<Beat>, ReadError> {
+        Ok(self.0.presence.beats())
     }
 
     async fn close(&self) {

@@ -59,6 +59,8 @@ const CLOSED: &str = "the log is closed";
 const READ_ONLY: &str = "the log is open for reading only";
 /// For how long the server's last refusal is held to be its answer to the next append.
 const TROUBLE_LASTS: Duration = Duration::from_secs(15);
+/// How long a beat, or a look at the beats, may take.
+const PRESENCE: Duration = Duration::from_secs(2);
 const BEAT: &str = "SELECT beat($1, $2)";
 const BEATS: &str = "SELECT who, counter, at, facts FROM beats WHERE at > (extract(epoch FROM clock_timestamp()) - 86400) * 1000000
      ORDER BY who";
@@ -88,6 +90,8 @@ struct Shared {
     /// Held by whoever adds to the hub, so that it is added to in order.
     showing: tokio::sync::Mutex<()>,
     readers: Readers,
+    /// For beats alone: what stands in their way stands in nobody else's.
+    presence: Readers,
     /// Why the server cannot be reached.
     away: watch::Sender<Option<Arc<str>>>,
     /// When the tail last knew the end of the log.
@@ -257,6 +261,7 @@ impl PostgresLog {
             hub: Arc::new(Hub::new(look.head)),
             showing: tokio::sync::Mutex::default(),
             readers: Readers::default(),
+            presence: Readers::of(1),
             away: watch::Sender::new(None),
             heard: Mutex::new(Instant::now()),
             trouble: Mutex::default(),
@@ -444,8 +449,8 @@ impl Log for PostgresLog {
 
     async fn beat(&self, who: &str, facts: serde_json::Value) {
         let facts = facts.to_string();
-        let beaten = match Reader::borrow(&self.shared).await {
-            Ok(mut reader) => reader.ask(BEAT, &[&who, &facts], ANSWER).await,
+        let beaten = match Reader::for_presence(&self.shared).await {
+            Ok(mut reader) => reader.ask(BEAT, &[&who, &facts], PRESENCE).await,
             Err(error) => Err(error),
         };
         if let Err(error) = beaten {
@@ -453,15 +458,8 @@ impl Log for PostgresLog {
         }
     }
 
-    async fn beats(&self) -> Vec<Beat> {
-        let rows = match Reader::borrow(&self.shared).await {
-            Ok(mut reader) => reader.ask(BEATS, &[], ANSWER).await,
-            Err(error) => Err(error),
-        };
-        let rows = rows.unwrap_or_else(|error| {
-            tracing::debug!(%error, "beats cannot be read");
-            Vec::new()
-        });
+    async fn beats(&self) -> Result<Vec<Beat>, ReadError> {
+        let rows = Reader::for_presence(&self.shared).await?.ask(BEATS, &[], PRESENCE).await?;
         let beat = |row: &tokio_postgres::Row| {
             Some(Beat {
                 who: row.try_get(0).ok()?,
@@ -470,7 +468,7 @@ impl Log for PostgresLog {
                 facts: serde_json::from_str(row.try_get(3).ok()?).ok()?,
             })
         };
-        rows.iter().filter_map(beat).collect()
+        Ok(rows.iter().filter_map(beat).collect())
     }
 
     async fn close(&self) {
@@ -478,6 +476,10 @@ impl Log for PostgresLog {
             && let Some(jobs) = &self.jobs
         {
             let _ended = jobs.send(Job::Close).await;
+        }
+        if self.jobs.is_none() {
+            // Of a log that is only read no writer ends first, and the tail waits for the word.
+            self.shared.closing.send_replace(true);
         }
         let mut tasks = self.tasks.lock().await;
         // The writer was started last; its last group still wants to be shown.

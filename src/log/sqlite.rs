@@ -523,8 +523,8 @@ impl Log for SqliteLog {
         self.shared.presence.beat(who, facts, &self.shared.clock);
     }
 
-    async fn beats(&self) -> Vec<Beat> {
-        self.shared.presence.beats()
+    async fn beats(&self) -> Result<Vec<Beat>, ReadError> {
+        Ok(self.shared.presence.beats())
     }
 
     async fn close(&self) {

@@ -94,7 +94,7 @@ impl Log for Measured {
         self.inner.beat(who, facts).await;
     }
 
-    async fn beats(&self) -> Vec<Beat> {
+    async fn beats(&self) -> Result<Vec<Beat>, ReadError> {
         self.inner.beats().await
     }
 

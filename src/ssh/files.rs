@@ -74,7 +74,12 @@ impl Files {
             let version = sftp.init().await.map_err(|error| not_sent(format!("no SFTP: {error}")))?;
             Ok::<_, Error>((sftp, version))
         };
-        let (sftp, version) = match timeout(settings.command, starting).await {
+        let started = tokio::select! {
+            started = timeout(settings.command, starting) => started,
+            // The library waits on for an answer that cannot come any more.
+            () = link.ended() => return Err(not_sent("the connection was lost before SFTP was started".into())),
+        };
+        let (sftp, version) = match started {
             Ok(started) => started?,
             Err(_) => return Err(not_sent(format!("no SFTP within {} s", settings.command.as_secs_f32()))),
         };

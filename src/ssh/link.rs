@@ -107,7 +107,11 @@ impl Link {
         };
         let mut refused = 0;
         loop {
-            match timeout(self.patience, self.handle.channel_open_session()).await {
+            let opened = tokio::select! {
+                opened = timeout(self.patience, self.handle.channel_open_session()) => opened,
+                () = self.ended() => return Err(Error::not_sent(&self.target, "the connection was lost")),
+            };
+            match opened {
                 Ok(Ok(channel)) => return Ok((channel, permit)),
                 // The server may still be clearing away the channel that ended before this one.
                 Ok(Err(russh::Error::ChannelOpenFailure(_))) if refused < 5 => {

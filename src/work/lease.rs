@@ -112,7 +112,11 @@ impl Keeper {
 
     /// For how long the holder's counter has stood still, as seen from here.
     async fn silence(&mut self, holder: &str) -> Duration {
-        let beats = self.shop.handle.log().beats().await;
+        let Ok(beats) = self.shop.handle.log().beats().await else {
+            // A heartbeat that cannot be read does not stand still.
+            self.heard.clear();
+            return Duration::ZERO;
+        };
         let beat = beats.iter().find(|beat| beat.who == holder);
         if let Some(beat) = beat {
             self.shop.seen.learn(&beat.facts);

@@ -131,7 +131,7 @@ enum Target {
 pub async fn listen(shop: Arc<Shop>, stop: CancellationToken) {
     let pause = Duration::from_secs(shop.settings.heartbeat_seconds);
     loop {
-        for beat in shop.handle.log().beats().await {
+        for beat in shop.handle.log().beats().await.unwrap_or_default() {
             if beat.facts.get("acting") == Some(&Value::Bool(true)) {
                 shop.seen.learn(&beat.facts);
             }

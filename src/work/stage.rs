@@ -275,7 +275,8 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
     let created = shop.created(execution).await?;
     let deployment = created.profile.spec.deployment.clone();
     if let Deployment::SlurmRemote(remote) = &deployment {
-        return Ok(Over::Cluster(to_cluster(shop, execution, state, submission, remote, &created).await?));
+        let over = to_cluster(shop, execution, state, submission, remote, &created).await?;
+        return Ok(Over::Cluster(Box::new(over)));
     }
     let backend = shop.backend(&deployment).map_err(JobError::Fail)?;
     let session = submission.session_id.to_string();

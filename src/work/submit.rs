@@ -75,7 +75,7 @@ enum Next {
 pub enum Over {
     /// To a Data Island Manager, or a simulated one.
     Manager(HandOver),
-    Cluster(slurm::HandOver),
+    Cluster(Box<slurm::HandOver>),
 }
 
 /// The first hand-over of an attempt, right after it was announced.

@@ -311,7 +311,15 @@ impl Crew {
         others: &mut HashMap<String, (u64, Instant)>,
     ) -> Result<(), HandleError> {
         let lease = Duration::from_secs(self.shop.settings.lease_seconds);
-        let beats = self.shop.handle.log().beats().await;
+        let beats = match self.shop.handle.log().beats().await {
+            Ok(beats) => beats,
+            Err(error) => {
+                // A heartbeat that cannot be read does not stand still: the clocks begin anew.
+                others.clear();
+                tracing::debug!(%error, "the beats of other workers cannot be read");
+                return Ok(());
+            }
+        };
         let counters: HashMap<&str, u64> =
             beats.iter().map(|beat| (beat.who.as_str(), beat.counter)).collect();
         let claimed = self.shop.models.jobs().claimed(10_000).unwrap_or_default();

@@ -6,3 +6,4 @@ mod access;
 mod commands;
 mod files;
 pub mod login;
+pub mod relay;

@@ -9,7 +9,7 @@ state=$(realpath "${1:?usage: down.sh STATE_DIR [--remove]}") || exit 1
 . "$state/ports"
 export REALPARTS_DIR=$state
 stops=()
-for part in tap daliuge postgres s3 prometheus slurm sshd; do
+for part in $servers; do
     "$here/$part.sh" stop &
     stops+=($!)
 done

@@ -7,6 +7,8 @@ fail() {
     exit 1
 }
 
+# The parts that run servers: each has a script of its name that starts, stops and reports them.
+servers="tap daliuge postgres s3 prometheus slurm sshd"
 cache=${REALPARTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/beampipe-realparts}
 
 # --- Installing -------------------------------------------------------------------------------------------------

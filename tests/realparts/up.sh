@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Brings the real servers that tests and the demo talk to, on free loopback ports, in a directory of their own, and
 # writes STATE_DIR/env to be sourced. Repeated on the same directory it starts what is missing, on the same ports;
-# on other directories it may run at the same time. Interrupted or failed, it stops what it had started.
+# on other directories it may run at the same time. Interrupted or failed, it stops the parts that it had started; a part of
+# which anything ran before goes on running.
 #
 # Parts: tap, daliuge, postgres, s3, slurm (with a DALiuGE for its jobs), sshd (its login node), prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the
 # tests compare with), tools (promtool, amtool, docker-compose, systemd-analyze). Default: tap daliuge.
@@ -17,22 +18,11 @@ shift
 mkdir -p "$state"
 state=$(realpath "$state")
 (($#)) || set -- tap daliuge
+asked=("$@")
 began=$SECONDS
 
 exec 9>"$state/up.lock"
 flock -w 600 9 || fail "another up.sh is still at work on $state"
-
-jobs_started=()
-undo() {
-    trap '' INT TERM
-    say "stopping what was started in $state" >&2
-    local job
-    for job in "${jobs_started[@]}"; do kill -- "-$job" 2>/dev/null || true; done
-    wait || true
-    "$here/down.sh" "$state" >&2 || true
-}
-trap 'undo; exit 130' INT
-trap 'undo; exit 143' TERM
 
 # Chosen once for a state directory, so that a server that is stopped and started again is where it was.
 if [[ ! -s $state/ports ]]; then
@@ -51,6 +41,29 @@ export REALPARTS_DIR=$state
 dlg_venv=${DLG_VENV:-$(venv_for "$here/daliuge-requirements.txt")}
 jobs_venv=${DLG_JOBS_VENV:-/var/tmp/$(basename "$dlg_venv")-$EUID}
 python_venv=$(venv_for "$here/python-requirements.txt")
+
+declare -A ran_before=()
+for part in $servers; do
+    [[ $("$here/$part.sh" status 2>/dev/null) != *" up, pid "* ]] || ran_before[$part]=1
+done
+
+jobs_started=()
+undo() {
+    trap '' INT TERM
+    say "stopping what this call had started in $state" >&2
+    local job part
+    for job in "${jobs_started[@]}"; do kill -- "-$job" 2>/dev/null || true; done
+    wait || true
+    for part in "${asked[@]%%=*}"; do
+        [[ " $servers " == *" $part "* && -z ${ran_before[$part]:-} ]] || continue
+        "$here/$part.sh" stop >&2 &
+    done
+    wait || true
+    rm -f "$state/env.new"
+    ((${#ran_before[@]})) || rm -f "$state/env"
+}
+trap 'undo; exit 130' INT
+trap 'undo; exit 143' TERM
 
 cat >"$state/env.new" <<ENV
 $(cat "$state/ports")

@@ -352,12 +352,12 @@ pub async fn an_event_is_found_by_its_id(log: Arc<dyn Log>) {
 }
 
 pub async fn beats_rise_and_the_last_facts_win(log: Arc<dyn Log>) {
-    assert!(log.beats().await.is_empty());
+    assert!(log.beats().await.unwrap().is_empty());
     log.beat("worker-1", serde_json::json!({"jobs": 1})).await;
     log.beat("worker-2", serde_json::json!({})).await;
     log.beat("worker-1", serde_json::json!({"jobs": 2})).await;
     let beats: BTreeMap<String, _> =
-        log.beats().await.into_iter().map(|beat| (beat.who.clone(), beat)).collect();
+        log.beats().await.unwrap().into_iter().map(|beat| (beat.who.clone(), beat)).collect();
     assert_eq!(beats.len(), 2);
     assert_eq!(beats["worker-1"].facts, serde_json::json!({"jobs": 2}));
     assert!(beats["worker-1"].counter > beats["worker-2"].counter);

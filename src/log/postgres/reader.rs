@@ -16,7 +16,7 @@ use crate::{Direction, Filter, Head, Page, ReadError};
 
 use super::decode::{self, columns};
 use super::session::{ANSWER, Session, Trouble};
-use super::{Shared, word_of_category, word_of_tag};
+use super::{PRESENCE, Shared, word_of_category, word_of_tag};
 
 /// How many readers work at once; the rest wait their turn.
 const READERS: usize = 4;
@@ -29,11 +29,16 @@ pub(super) struct Readers {
 
 impl Default for Readers {
     fn default() -> Self {
-        Self { idle: Mutex::default(), turns: Arc::new(Semaphore::new(READERS)) }
+        Self::of(READERS)
     }
 }
 
 impl Readers {
+    /// So many at once.
+    pub fn of(count: usize) -> Self {
+        Self { idle: Mutex::default(), turns: Arc::new(Semaphore::new(count)) }
+    }
+
     /// Closes what nobody uses: it leads to a server that is not the right one any more.
     pub fn forget(&self) {
         self.idle.lock().clear();
@@ -53,7 +58,10 @@ impl Shared {
 /// A borrowed connection, given back unless it failed.
 pub(super) struct Reader<'a> {
     shared: &'a Arc<Shared>,
+    readers: &'a Readers,
     session: Option<Session>,
+    /// Whether a question has no answer yet: dropped now, its connection would answer the next one late.
+    asking: bool,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -61,8 +69,9 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         if let Some(session) = self.session.take()
             && !session.client.is_closed()
+            && !self.asking
         {
-            self.shared.readers.idle.lock().push(session);
+            self.readers.idle.lock().push(session);
         }
     }
 }
@@ -132,11 +141,21 @@ fn signed(place: u64) -> i64 {
 impl<'a> Reader<'a> {
     /// A connection to the log that we know.
     pub async fn borrow(shared: &'a Arc<Shared>) -> Result<Self, ReadError> {
+        Self::of(shared, &shared.readers).await
+    }
+
+    /// The one that beats go through.
+    pub async fn for_presence(shared: &'a Arc<Shared>) -> Result<Self, ReadError> {
+        let busy = |_| ReadError::Unavailable("beats are waited for already".into());
+        tokio::time::timeout(PRESENCE, Self::of(shared, &shared.presence)).await.map_err(busy)?
+    }
+
+    async fn of(shared: &'a Arc<Shared>, readers: &'a Readers) -> Result<Self, ReadError> {
         shared.present().map_err(ReadError::Unavailable)?;
-        let turns = Arc::clone(&shared.readers.turns);
+        let turns = Arc::clone(&readers.turns);
         let turn = turns.acquire_owned().await.map_err(|error| ReadError::Unavailable(error.to_string()))?;
         let kept = loop {
-            match shared.readers.idle.lock().pop() {
+            match readers.idle.lock().pop() {
                 Some(session) if session.client.is_closed() => {}
                 other => break other,
             }
@@ -145,7 +164,7 @@ impl<'a> Reader<'a> {
             Some(session) => session,
             None => shared.reader().await?,
         };
-        Ok(Self { shared, session: Some(session), _turn: turn })
+        Ok(Self { shared, readers, session: Some(session), asking: false, _turn: turn })
     }
 
     /// Asks, and gives up as soon as the server is known to be away.
@@ -157,6 +176,7 @@ impl<'a> Reader<'a> {
     ) -> Result<Vec<Row>, ReadError> {
         let mut again = true;
         loop {
+            self.asking = true;
             let answer = match &self.session {
                 Some(session) => tokio::select! {
                     answer = session.ask(sql, parameters, patience) => answer,
@@ -164,6 +184,7 @@ impl<'a> Reader<'a> {
                 },
                 None => Err(Trouble::Lost("the connection failed".into())),
             };
+            self.asking = false;
             match answer {
                 Ok(rows) => return Ok(rows),
                 Err(Trouble::Lost(why)) if again => {

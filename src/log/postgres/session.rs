@@ -43,7 +43,9 @@ SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_
 
 const LOOK: &str = "
 SELECT pg_backend_pid(), pg_is_in_recovery(), last.position, last.hash,
-       (SELECT e.hash FROM events e WHERE e.position = $1)
+       (SELECT e.hash FROM events e WHERE e.position = $1),
+       (SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE')) FROM pg_proc p
+        WHERE p.pronamespace = current_schema()::regnamespace AND p.proname = 'append')
 FROM (SELECT 1) AS one
 LEFT JOIN LATERAL (SELECT e.position, e.hash FROM events e ORDER BY e.position DESC LIMIT 1) AS last ON true";
 
@@ -100,6 +102,8 @@ pub(super) struct Look {
     pub head: Head,
     /// Whether the event that was asked for is there with the hash that we know of it.
     pub known: bool,
+    /// Whether this role may append.
+    pub may_append: bool,
 }
 
 /// Who is woken by a notification, and of whom nothing is heard.
@@ -193,7 +197,13 @@ impl Session {
         let position: Option<i64> = row.try_get(2).map_err(bad)?;
         let head = Head { position: position.unwrap_or(0) as u64, hash: hash(3)?.unwrap_or_default() };
         let known = known.position == 0 || hash(4)? == Some(known.hash);
-        Ok(Look { standby: row.try_get(1).map_err(bad)?, head, known })
+        let may_append: Option<bool> = row.try_get(5).map_err(bad)?;
+        Ok(Look {
+            standby: row.try_get(1).map_err(bad)?,
+            head,
+            known,
+            may_append: may_append.unwrap_or(false),
+        })
     }
 }
 

@@ -27,6 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What is further away than this is left for followers to read, each at its own pace.
 const MOST_SHOWN: u64 = 4096;
 const STEP: i64 = 512;
+const NO_GRANT: &str =
+    "this role may read the log and not append to it: grant it EXECUTE on the functions of the schema";
 
 /// From the last known event on: what follows it is only shown while it is there.
 const NEXT: &str =
@@ -81,6 +83,10 @@ async fn follow(shared: &Arc<Shared>, session: &Session, bell: &Bell, pause: &mu
                     return Trouble::Silent("the server is a standby: it can be read, not written".into());
                 }
                 Ok(seen) => {
+                    if !seen.may_append && !shared.read_only {
+                        // Said again and again, for as long as it is so.
+                        shared.trouble(Some(NO_GRANT));
+                    }
                     // What we knew when we asked may be less than what we know now, but it was all committed.
                     if !seen.known
                         && let Err(trouble) = rewind(shared, session, &seen).await
@@ -181,6 +187,7 @@ pub(super) async fn rewind(shared: &Arc<Shared>, session: &Session, seen: &Look)
         "the log has lost events that were seen: it is unchanged only up to position {kept}"
     );
     shared.readers.forget();
+    shared.presence.forget();
     shared.hub.rewind(kept, seen.head);
     Ok(())
 }

@@ -59,6 +59,68 @@ async fn a_transaction_held_open_never_lets_a_reader_skip_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn beats_that_cannot_be_had_are_an_error_and_stand_in_nobodys_way() {
+    let scratch = Scratch::new();
+    let log = Arc::new(scratch.open().await);
+    append_at_end(&*log, "s-1", vec![sample("a")]).await;
+    log.beat("worker-1", serde_json::json!({})).await;
+    assert_eq!(log.beats().await.unwrap().len(), 1);
+    let by_hand = scratch.connect().await;
+    by_hand.batch_execute("BEGIN; LOCK TABLE beats IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // More of them than there are readers.
+    let waiting: Vec<_> = (0..8)
+        .map(|n| {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move { log.beat(&format!("worker-{n}"), serde_json::json!({})).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let read = tokio::time::timeout(Duration::from_secs(1), read_matching(&*log, &Filter::All, 10)).await;
+    assert_eq!(read.expect("reading does not wait for beats").len(), 1);
+    let append = tokio::time::timeout(Duration::from_secs(1), append_at_end(&*log, "s-1", vec![sample("b")]));
+    append.await.expect("nor does appending");
+    assert!(matches!(log.beats().await, Err(ReadError::Unavailable(_))));
+    for beat in waiting {
+        beat.await.unwrap();
+    }
+    by_hand.batch_execute("ROLLBACK").await.unwrap();
+    within(SOON, "beats are read again", async || log.beats().await.is_ok_and(|beats| !beats.is_empty()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_read_and_not_append_is_said_for_as_long_as_it_is_so() {
+    let scratch = Scratch::new();
+    scratch.open().await.close().await;
+    let administrator = scratch.connect().await;
+    let schema = scratch.url().rsplit_once("schema=").unwrap().1.to_owned();
+    let role = format!("reader_{schema}");
+    administrator
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};
+             GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};
+             REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC"
+        ))
+        .await
+        .unwrap();
+    let url = scratch.url().replace("//beampipe@", &format!("//{role}@"));
+    let log = PostgresLog::open(&url, PostgresOptions::default()).await.unwrap();
+    let refused = || log.health().append_refused.is_some_and(|why| why.contains("EXECUTE"));
+    within(SOON, "it is said", async || refused()).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(refused());
+    administrator
+        .batch_execute(&format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}"))
+        .await
+        .unwrap();
+    // What was said last is good for a while.
+    within(Duration::from_secs(20), "it is taken back", async || !refused()).await;
+    append_at_end(&log, "s-1", vec![sample("a")]).await;
+    log.close().await;
+    administrator.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_subscription_across_200_forced_disconnects_delivers_every_event_once_and_in_order() {
     const DISCONNECTS: usize = 200;
     let scratch = Scratch::new();
@@ -223,7 +285,7 @@ async fn what_one_process_writes_every_other_sees() {
 
     one.beat("worker-1", serde_json::json!({"jobs": 1})).await;
     one.beat("worker-1", serde_json::json!({"jobs": 2})).await;
-    let beats = other.beats().await;
+    let beats = other.beats().await.unwrap();
     assert_eq!((beats.len(), beats[0].counter, &beats[0].facts["jobs"]), (1, 2, &2.into()));
 }
 
@@ -307,7 +369,7 @@ async fn a_role_that_may_not_write_the_tables_runs_the_log() {
     append_at_end(&log, "s-1", vec![secret.clone(), sample("b")]).await;
     log.redact(secret.id, redaction_of(secret.id)).await.unwrap();
     log.beat("me", serde_json::json!({})).await;
-    assert_eq!((log.head().position, log.beats().await.len()), (3, 1));
+    assert_eq!((log.head().position, log.beats().await.unwrap().len()), (3, 1));
     let (client, connection) = tokio_postgres::connect(
         &scratch.server.replace("//beampipe@", &format!("//{role}@")),
         tokio_postgres::NoTls,

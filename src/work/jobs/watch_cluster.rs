@@ -222,7 +222,7 @@ impl Watch<'_> {
         for one in ours {
             match self.shop.handle.load::<Execution>(&one.id.to_string()).await?.state {
                 Execution::Submitted { facts, submission, receipt, axes, .. } => {
-                    let Receipt::Slurm { slurm_job_id, session_dir, .. } = receipt else { continue };
+                    let Receipt::Slurm { slurm_job_id, session_dir, .. } = *receipt else { continue };
                     let Ok(job) = slurm_job_id.parse() else { continue };
                     let (session, directory, cancel) =
                         (submission.session_id, session_dir, facts.cancel_requested);
@@ -267,7 +267,8 @@ impl Watch<'_> {
         let wanted = |one: &Ours| one.cancel && !self.told_to_cancel.contains_key(&one.id);
         for one in ours.into_iter().filter(wanted).collect::<Vec<_>>() {
             let state = self.shop.handle.load::<Execution>(&one.id.to_string()).await?.state;
-            if let Execution::Submitted { facts, receipt: Receipt::Slurm { slurm_job_id, .. }, .. } = &state
+            if let Execution::Submitted { facts, receipt, .. } = &state
+                && let Receipt::Slurm { slurm_job_id, .. } = &**receipt
                 && facts.cancel_requested
             {
                 let cluster = self.shop.cluster(&one.remote).map_err(JobError::Fail)?;

@@ -87,3 +87,17 @@ async fn what_is_lost_depends_on_seed_and_session_only_and_half_of_it_happened()
     }
     assert_ne!(earlier.unwrap(), lost, "another seed is another world");
 }
+
+#[tokio::test]
+async fn a_step_that_was_lost_is_not_lost_for_ever() {
+    let settings = Settings { loss_probability: 0.5, seed: 7, ..quick() };
+    let backend = Simulated::new(World::default(), settings);
+    for n in 0..100 {
+        let session = format!("s{n}");
+        let mut tries = 0;
+        while backend.create(&session).await.is_err() {
+            tries += 1;
+            assert!(tries < 30, "{session} is lost at every try");
+        }
+    }
+}

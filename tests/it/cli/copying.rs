@@ -64,6 +64,8 @@ async fn a_log_moves_to_a_server_and_back_and_is_the_same_bytes() {
     assert!(said.starts_with("2,100 events copied"), "{said}");
     let again = done(directory.path(), &["log", "copy", &first, &server]);
     assert!(again.starts_with("0 events copied"), "{again}");
+    let compared = done(directory.path(), &["log", "copy", "--compare", &first, &server]);
+    assert!(compared.contains("2,100 events are the same"), "{compared}");
     done(directory.path(), &["log", "verify", "--log", &server]);
     let [one, other, remote] =
         [&first, &back, &server].map(|log| done(directory.path(), &["log", "export", "--log", log]));

@@ -135,8 +135,22 @@ fn a_drill_that_cannot_be_tried_says_why_and_is_no_success() {
     assert!(status == Some(2) && said.contains("tick_seconds"), "{status:?} {said}");
     let (status, said) = status_and_words(drill(&state, scratch.path()).arg("--harder"));
     assert!(status == Some(2) && said.contains("usage"), "{status:?} {said}");
+    let (status, said) = status_and_words(drill(&state, scratch.path()).arg("--config"));
+    assert!(status == Some(2) && said.contains("--config has no value"), "{status:?} {said}");
     // There is a store, and no log.
     std::fs::create_dir_all(state.join("artifacts")).unwrap();
     let (status, said) = status_and_words(&mut drill(&state, scratch.path()));
     assert!(status == Some(1) && said.contains("there is no log"), "{status:?} {said}");
+    // Nobody listens on port 1.
+    for (log, why) in [
+        ("postgres://beampipe@127.0.0.1:1/beampipe", "lets nobody in"),
+        (
+            "postgres://beampipe@127.0.0.1:1/beampipe?sslmode=prefer",
+            "neither disable, require nor verify-full",
+        ),
+        ("postgres://beampipe@db.example/beampipe?sslrootcert=/nowhere", "/nowhere cannot be read"),
+    ] {
+        let (status, said) = status_and_words(drill(&state, scratch.path()).env("BEAMPIPE_LOG__URL", log));
+        assert!(status == Some(2) && said.contains(why), "{status:?} {said}");
+    }
 }

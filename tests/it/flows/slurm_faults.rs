@@ -17,7 +17,6 @@ mod crowd;
 mod cuts;
 mod daemons;
 mod kills;
-mod relay;
 
 /// What makes a job end as soon as it has taken its session, with a code that is told from others.
 const ENDS_AT_ONCE: &str = "exit 7";

@@ -1,8 +1,11 @@
 //! Files over SFTP: whole or not at all, under any name.
 
-use beampipe::ssh::{Class, Part};
+use std::time::Instant;
 
-use super::login::{Slots, kill, scratch, server_process, target};
+use beampipe::ssh::{Class, Part, Target};
+
+use super::login::{SECOND, Slots, kill, known_at, port, scratch, server_process, target, user};
+use super::relay::Relay;
 
 const NAMES: [&str; 8] = [
     "plain",
@@ -105,4 +108,23 @@ async fn an_upload_that_is_cut_leaves_no_half_of_a_file_in_its_place() {
     // Sent again, it is there.
     pool.upload(&target, &path, b"whole", 0o600).await.unwrap();
     assert_eq!(pool.read(&target, &path, Part::Beginning, 9).await.unwrap().bytes, b"whole");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_while_files_are_asked_for_is_replaced_at_once() {
+    let (slots, relay) = (Slots::new(), Relay::to(port()).await);
+    slots.write("default", "known_hosts", &known_at(&[relay.port]), 0o644);
+    let target = Target::new("127.0.0.1", relay.port, &user(), "default").unwrap();
+    let mut hit = 0;
+    for bytes in (0..20).map(|step| 1 + step * 20) {
+        let pool = slots.pool();
+        pool.connect(&target).await.unwrap();
+        relay.cut_after(bytes);
+        let begun = Instant::now();
+        pool.files(&target).await.unwrap_or_else(|error| panic!("cut after {bytes} bytes: {error}"));
+        assert!(begun.elapsed() < 5 * SECOND, "cut after {bytes} bytes, there after {:?}", begun.elapsed());
+        hit += u32::from(relay.has_cut());
+        relay.cut();
+    }
+    assert!(hit > 5, "only {hit} cuts came in the middle");
 }

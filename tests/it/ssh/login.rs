@@ -35,6 +35,16 @@ pub fn line(kind: &str) -> String {
     format!("[127.0.0.1]:{} {}\n", port(), words.join(" "))
 }
 
+/// The known_hosts of a login node that is reached through these ports of ours.
+pub fn known_at(ports: &[u16]) -> String {
+    let lines = ports.iter().flat_map(|port| {
+        let there = format!("[127.0.0.1]:{port} ");
+        ["ed25519", "ecdsa", "rsa"]
+            .map(|kind| line(kind).replacen(&format!("[127.0.0.1]:{} ", self::port()), &there, 1))
+    });
+    lines.collect()
+}
+
 /// A slot of one's own: a key of the client, and what it knows of hosts.
 pub struct Slots {
     pub directory: tempfile::TempDir,

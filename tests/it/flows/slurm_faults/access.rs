@@ -7,11 +7,10 @@ use serde_json::Value;
 
 use super::super::service::{Service, is_terminal};
 use super::super::slurm::{GOOD, execute, until};
-use super::cuts::known_at;
-use super::relay::Relay;
 use super::{ENDS_AT_ONCE, add, all_ended, by_id, now, one_job_each, ready, told_of, within};
 use crate::backends::slurm_site::Site;
-use crate::ssh::login::{Slots, keygen, made, mode, port, scratch};
+use crate::ssh::login::{Slots, keygen, known_at, made, mode, port, scratch};
+use crate::ssh::relay::Relay;
 
 /// Whether the profile, readiness and the gauge all say so.
 async fn says_down(service: &Service, profile: &str, down: bool) -> bool {
@@ -43,7 +42,9 @@ async fn a_login_node_that_refuses_or_is_silent_pauses_its_profile_until_it_answ
     )
     .await;
     let through = |deployment: &mut Value| deployment["ssh_port"] = relay.port.into();
-    let profile = add(&service, &root, "far", "sleep 45; exit 7", through).await;
+    let go = format!("{root}/go");
+    let lasts = format!("while ! [ -e {go} ]; do sleep 0.5; done; exit 7");
+    let profile = add(&service, &root, "far", &lasts, through).await;
     let running = execute(&service, GOOD, "far").await;
     until(&service, &running, "running", |e| e["scheduler_state"] == "running").await;
     within("up", Duration::from_secs(20), async || says_down(&service, &profile, false).await).await;
@@ -74,7 +75,8 @@ async fn a_login_node_that_refuses_or_is_silent_pauses_its_profile_until_it_answ
         let resumed = within("resumed", bound, async || says_down(&service, &profile, false).await).await;
         eprintln!("silent: {silent}; paused after {paused:.1?}, resumed after {resumed:.1?}");
     }
-    let all = all_ended(&service, 2, Duration::from_secs(180)).await;
+    std::fs::write(go, "").unwrap();
+    let all = all_ended(&service, 2, Duration::from_secs(120)).await;
     for execution in &all {
         assert_eq!(execution["failure_class"], "application_exit", "{execution:#?}");
     }

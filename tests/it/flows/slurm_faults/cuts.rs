@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::super::crash::Random;
 use super::super::service::Service;
 use super::super::slurm::{GOOD, execute};
-use super::relay::Relay;
 use super::{ENDS_AT_ONCE, add, all_ended, is_terminal, now, one_job_each, ready, storm, told_of};
 use crate::backends::slurm_site::Site;
-use crate::ssh::login::{Slots, made, port, scratch};
+use crate::ssh::login::{Slots, known_at, port, scratch};
+use crate::ssh::relay::Relay;
 
 /// Where a submission is when its connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,13 +17,26 @@ enum Point {
     BeforeUpload,
     DuringUpload,
     AfterUpload,
+    /// Nothing passes any more until the service has given up; then what it had sent arrives late, beside what it does anew.
+    Frozen,
     /// sbatch has answered on the login node, and the service never hears it.
     BeforeAnswer,
     AfterAnswer,
 }
 
-const POINTS: [Point; 5] =
-    [Point::BeforeUpload, Point::DuringUpload, Point::AfterUpload, Point::BeforeAnswer, Point::AfterAnswer];
+const POINTS: [Point; 6] = [
+    Point::BeforeUpload,
+    Point::DuringUpload,
+    Point::AfterUpload,
+    Point::Frozen,
+    Point::BeforeAnswer,
+    Point::AfterAnswer,
+];
+
+/// Longer than the service waits for a connection that is silent.
+const FROZEN: Duration = Duration::from_secs(10);
+const SILENT: [(&str, &str); 2] =
+    [("BEAMPIPE_SSH__KEEP_ALIVE_SECONDS", "2"), ("BEAMPIPE_SSH__CONNECT_TIMEOUT_SECONDS", "4")];
 
 /// A profile behind a relay of its own, whose submissions come one at a time.
 struct Lane {
@@ -31,17 +44,6 @@ struct Lane {
     profile: String,
     /// Where its sessions' directories are.
     sessions: PathBuf,
-}
-
-/// What the service has to know of login nodes that are reached through these ports.
-pub(super) fn known_at(ports: &[u16]) -> String {
-    let keys = ["ed25519", "ecdsa", "rsa"].map(|kind| {
-        let key = std::fs::read_to_string(made(&format!("host_{kind}.pub"))).unwrap();
-        key.split(' ').take(2).collect::<Vec<_>>().join(" ")
-    });
-    let lines =
-        ports.iter().flat_map(|port| keys.iter().map(move |key| format!("[127.0.0.1]:{port} {key}\n")));
-    lines.collect()
 }
 
 impl Lane {
@@ -62,14 +64,20 @@ impl Lane {
             self.relay.cut_after(1 + random.below(3000));
         }
         let id = execute(service, GOOD, &self.profile).await;
-        let session = soon(|| self.new_session(&before)).await;
-        let has = async |name: &str| soon(|| session.join(name).exists().then_some(())).await;
+        let session = soon(service, &id, || self.new_session(&before)).await;
+        let has = async |name: &str| soon(service, &id, || session.join(name).exists().then_some(())).await;
         match point {
             Point::BeforeUpload => {}
             Point::DuringUpload => self.relay.cut_after(1 + random.below(50_000)),
             Point::AfterUpload => {
                 has("manifest.json").await;
                 self.relay.cut();
+            }
+            Point::Frozen => {
+                has("manifest.json").await;
+                self.relay.freeze(true);
+                tokio::time::sleep(FROZEN).await;
+                self.relay.freeze(false);
             }
             Point::BeforeAnswer => {
                 has("submit").await;
@@ -97,13 +105,15 @@ impl Lane {
 }
 
 /// Waits, looking every millisecond, for what the login node's disk shows.
-async fn soon<T>(mut look: impl FnMut() -> Option<T>) -> T {
+async fn soon<T>(service: &Service, id: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "the submission does not come so far");
+        if begun.elapsed() > Duration::from_secs(60) {
+            panic!("the submission does not come so far: {:#?}", now(service, id).await);
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -129,7 +139,8 @@ async fn a_storm_of_cut_connections_submits_every_execution_once() {
     let ports: Vec<u16> = lanes.iter().map(|lane| lane.relay.port).collect();
     slots.write("default", "known_hosts", &known_at(&ports), 0o644);
     // What is looked for in vain is settled within the test.
-    let service = ready(&slots, &[("BEAMPIPE_WORK__SLURM_SETTLE_SECONDS", "30")]).await;
+    let settle = [("BEAMPIPE_WORK__SLURM_SETTLE_SECONDS", "30")];
+    let service = ready(&slots, &[&SILENT[..], &settle].concat()).await;
     for lane in &lanes {
         let (root, port) = (format!("{root}/{}", lane.profile), lane.relay.port);
         add(&service, &root, &lane.profile, ENDS_AT_ONCE, |d| d["ssh_port"] = port.into()).await;
