@@ -29,6 +29,8 @@ use crate::ssh::Credentials;
 
 // Login, accounts and API keys.
 pub mod accounts;
+// Alerts.
+pub mod alerts;
 // Who asks.
 pub mod authenticate;
 // Notification channels.
@@ -262,6 +264,7 @@ pub fn routes() -> Vec<Route> {
         slurm::routes(),
         channels::routes(),
         rules::routes(),
+        alerts::routes(),
         deliveries::routes(),
         silences::routes(),
         projections::routes(),

@@ -80,6 +80,7 @@ kinds! {
     "channel-unknown" 404 "no such notification channel",
     "rule-unknown" 404 "no such alert rule",
     "silence-unknown" 404 "no such silence",
+    "alert-unknown" 404 "no such alert",
     "delivery-unknown" 404 "no such delivery",
     // What cannot be now.
     "log-changed" 410 "the log behind the event id has changed",
