@@ -176,7 +176,8 @@ fn after(error: &ssh::Error, step: &'static str, first: bool, may_have_left: boo
     let class = match error.class() {
         Class::Invalid => "validation",
         Class::Credential => "configuration",
-        Class::HostKey | Class::Denied => "authentication",
+        Class::HostKey => "host_key",
+        Class::Denied => "authentication",
         Class::Refused => "conflict",
         Class::NotSent => return open(step, error),
         Class::Unknown => return Next::Open { step, reason: error.to_string(), lost: may_have_left },

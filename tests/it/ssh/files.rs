@@ -99,7 +99,11 @@ async fn an_upload_that_is_cut_leaves_no_half_of_a_file_in_its_place() {
         let (pool, target, path) = (pool.clone(), target.clone(), path.clone());
         tokio::spawn(async move { pool.upload(&target, &path, &vec![7; 200_000_000], 0o600).await })
     };
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    while std::fs::read_dir(&base).unwrap().next().is_none() {
+        assert!(begun.elapsed() < 30 * SECOND, "the upload does not begin");
+        tokio::time::sleep(SECOND / 50).await;
+    }
     kill(server, "-KILL");
     let error = uploading.await.unwrap().unwrap_err();
     assert_eq!(error.class(), Class::Unknown, "{error}");

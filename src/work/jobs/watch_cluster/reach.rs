@@ -44,7 +44,10 @@ impl Reach {
         match outcome {
             Ok(()) => change(shop, context, &profiles, Command::Resume { automatic: true }).await?,
             Err(reason) if self.failures >= shop.settings.slurm_pause_after_failures => {
-                let reason = format!("the login node {} does not answer: {reason}", site.login_node);
+                let reason = format!(
+                    "the login node {}, or the Slurm behind it, does not answer: {reason}",
+                    site.login_node
+                );
                 change(shop, context, &profiles, Command::Pause { reason, automatic: true }).await?;
             }
             Err(_) => {}

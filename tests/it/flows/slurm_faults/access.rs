@@ -59,7 +59,7 @@ async fn a_login_node_that_refuses_or_is_silent_pauses_its_profile_until_it_answ
         }
         let paused = within("paused", bound, async || says_down(&service, &profile, true).await).await;
         let why = service.get(&format!("/deployment-profiles/{profile}")).await["paused_reason"].to_string();
-        assert!(why.contains("the login node 127.0.0.1 does not answer"), "{why}");
+        assert!(why.contains("the login node 127.0.0.1, or the Slurm behind it, does not answer"), "{why}");
         if silent {
             // What is asked for meanwhile waits.
             let waits = execute(&service, GOOD, "far").await;
@@ -108,7 +108,7 @@ async fn a_way_in_that_a_person_has_to_put_right_fails_the_execution_and_says_ho
     let service = ready(&slots, &[]).await;
     let expected = [
         ("denied", "authentication", "does not let us in with the key of slot denied"),
-        ("impostor", "authentication", "shows another key than it had"),
+        ("impostor", "host_key", "shows another key than it had"),
         ("nowhere", "configuration", "there is no credential slot nowhere: make the directory"),
         ("open", "configuration", "has mode 0644, so others may read it: chmod 600"),
         ("locked", "configuration", "is encrypted, and its passphrase is missing: put it at"),
