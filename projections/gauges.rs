@@ -18,6 +18,7 @@ pub struct Gauges {
     pub dependencies: Arc<DependencyGauges>,
     pub projects: Arc<ProjectGauges>,
     pub accounts: Arc<AccountGauges>,
+    pub alerts: Arc<AlertGauges>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,4 +120,12 @@ pub struct AccountGauges {
     pub api_keys: u64,
     /// Neither closed nor replaced; some may have expired.
     pub open_sessions: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AlertGauges {
+    /// By severity, as they are now.
+    pub firing: BTreeMap<String, u64>,
+    /// By kind of channel and end (`sent`, `failed`), how many deliveries ever ended so.
+    pub deliveries: BTreeMap<(String, String), u64>,
 }

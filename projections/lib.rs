@@ -33,6 +33,8 @@ mod testing;
 
 // Who may come in: accounts, API keys, sessions.
 pub mod accounts;
+// Channels, rules, silences, alerts and deliveries.
+pub mod alerts;
 // What the outside that work needs was last seen as.
 pub mod dependencies;
 // Executions, their attempts and artifacts.
@@ -47,6 +49,7 @@ pub mod sources;
 pub mod workers;
 
 pub use accounts::Accounts;
+pub use alerts::Alerts;
 pub use dependencies::Dependencies;
 pub use executions::Executions;
 pub use gauges::*;

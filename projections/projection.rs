@@ -8,7 +8,7 @@ use rusqlite::{Connection, Result};
 
 use crate::counts::Counts;
 use crate::file::{File, Fold};
-use crate::{Envelope, Gauges, accounts, dependencies, executions, jobs, projects, sources, workers};
+use crate::{Envelope, Gauges, accounts, alerts, dependencies, executions, jobs, projects, sources, workers};
 
 /// The code that follows the log and keeps the rows of one read model: a pure function of events.
 ///
@@ -61,7 +61,7 @@ const fn kind<P: Projection>() -> Kind {
 }
 
 /// Every read model. The order is that of the handles in [`crate::Models`].
-pub(crate) const ALL: [Kind; 7] = [
+pub(crate) const ALL: [Kind; 8] = [
     kind::<executions::Projected>(),
     kind::<sources::Projected>(),
     kind::<jobs::Projected>(),
@@ -69,6 +69,7 @@ pub(crate) const ALL: [Kind; 7] = [
     kind::<dependencies::Projected>(),
     kind::<projects::Projected>(),
     kind::<accounts::Projected>(),
+    kind::<alerts::Projected>(),
 ];
 
 /// The names of the read models.

@@ -19,7 +19,9 @@ use tokio::sync::watch;
 use crate::file::{self, Checkpoint, Fold};
 use crate::projection::{ALL, Kind};
 use crate::reader::Reader;
-use crate::{Accounts, Decode, Dependencies, Executions, Gauges, Jobs, Now, Projects, Sources, Workers};
+use crate::{
+    Accounts, Alerts, Decode, Dependencies, Executions, Gauges, Jobs, Now, Projects, Sources, Workers,
+};
 
 mod core;
 mod follow;
@@ -154,6 +156,10 @@ impl Models {
 
     pub fn accounts(&self) -> Accounts {
         Accounts(self.reader("accounts"))
+    }
+
+    pub fn alerts(&self) -> Alerts {
+        Alerts(self.reader("alerts"))
     }
 
     fn reader(&self, name: &str) -> Arc<Reader> {

@@ -1,7 +1,9 @@
 //! How values lie in SQLite: UUIDs as 16 bytes, times as microseconds, lists and objects as JSON.
 
+use std::collections::BTreeMap;
+
 use beampipe_domain::account::Role;
-use beampipe_domain::{execution, profile};
+use beampipe_domain::{channel, execution, profile, rule, silence};
 use chrono::{DateTime, Utc};
 use rusqlite::types::{FromSql, Type, ValueRef};
 use rusqlite::{Error, Result, Row};
@@ -72,7 +74,11 @@ json_columns!(
     execution::Receipt,
     execution::Observed,
     execution::Terminal,
-    profile::Spec
+    profile::Spec,
+    channel::Spec,
+    rule::Spec,
+    Vec<silence::Matcher>,
+    BTreeMap<String, String>
 );
 
 /// A time as it lies in a column.

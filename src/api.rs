@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::alerts::deliver::Sender;
 use crate::artifacts::Artifacts;
 use crate::auth::Passwords;
 use crate::clock::Clock;
@@ -28,14 +29,22 @@ use crate::ssh::Credentials;
 
 // Login, accounts and API keys.
 pub mod accounts;
+// Alerts.
+pub mod alerts;
 // Who asks.
 pub mod authenticate;
+// Notification channels.
+pub mod channels;
+// Deliveries of alerts.
+pub mod deliveries;
 // Event pages and streams.
 pub mod events;
 // Executions.
 pub mod executions;
 // Reading requests.
 pub mod extract;
+// Reading drafts.
+mod fields;
 // Health, readiness, metrics.
 pub mod health;
 // The same request again.
@@ -48,6 +57,8 @@ mod known;
 pub mod layers;
 // The rest of a body that nobody read.
 mod linger;
+// Versions that a client saw.
+mod matching;
 // Names of actors.
 pub mod names;
 // Problems.
@@ -62,8 +73,12 @@ pub mod projects;
 pub mod readiness;
 // Routes and who may use them.
 pub mod route;
+// Alert rules.
+pub mod rules;
 // Rows to JSON.
 pub mod shape;
+// Silences.
+pub mod silences;
 // Credential slots.
 pub mod slurm;
 // Sources.
@@ -141,6 +156,7 @@ pub struct Parts {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub artifacts: Arc<Artifacts>,
+    pub sender: Sender,
     pub settings: Settings,
     pub readiness: Arc<Readiness>,
     /// Cancelled when the service stops: event streams end.
@@ -157,6 +173,7 @@ pub struct Shared {
     pub models: Arc<Models>,
     pub metrics: Arc<Metrics>,
     pub artifacts: Arc<Artifacts>,
+    pub sender: Sender,
     pub settings: Settings,
     pub readiness: Arc<Readiness>,
     pub stopping: CancellationToken,
@@ -179,7 +196,7 @@ impl std::ops::Deref for Api {
 
 impl Api {
     pub fn new(parts: Parts) -> Self {
-        let Parts { handle, models, metrics, artifacts, settings, readiness, stopping } = parts;
+        let Parts { handle, models, metrics, artifacts, sender, settings, readiness, stopping } = parts;
         Self(Arc::new(Shared {
             passwords: Passwords::new(handle.clock()),
             throttle: throttle::Throttle::new(settings.logins_per_user, settings.logins_per_address),
@@ -192,6 +209,7 @@ impl Api {
             models,
             metrics,
             artifacts,
+            sender,
             settings,
             readiness,
             stopping,
@@ -244,6 +262,11 @@ pub fn routes() -> Vec<Route> {
         jobs::routes(),
         workers::routes(),
         slurm::routes(),
+        channels::routes(),
+        rules::routes(),
+        alerts::routes(),
+        deliveries::routes(),
+        silences::routes(),
         projections::routes(),
         events::routes(),
     ]

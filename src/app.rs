@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::{self, deliver::Sender};
 use crate::api::{self, Api, Parts, Readiness, Settings};
 use crate::artifacts::{self, Artifacts};
 use crate::auth;
@@ -22,6 +23,8 @@ use crate::config::{Config, Role};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::metrics::measured::Measured;
+use crate::outgoing::Guard;
+use crate::sealing::Sealing;
 use crate::ssh;
 use crate::work::{self, Shop};
 
@@ -36,6 +39,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let models = open_models(&config, log.clone(), &clock).await?;
     let handle = Handle::new(log.clone(), clock.clone());
     let artifacts = open_artifacts(&config)?;
+    let sender = Sender {
+        handle: handle.clone(),
+        artifacts: artifacts.clone(),
+        sealing: Arc::new(Sealing::open(&config.sealing_key(), &clock)?),
+        guard: Guard::new(config.outgoing.clone()),
+    };
 
     let answers = config.roles.contains(&Role::Api);
     let listener = if answers { Some(listen(config.http.listen, "http.listen").await?) } else { None };
@@ -53,6 +62,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         models: models.clone(),
         metrics: metrics.clone(),
         artifacts: Arc::new(artifacts.clone()),
+        sender: sender.clone(),
         settings: api_settings(&config),
         readiness: readiness.clone(),
         stopping: stopping.clone(),
@@ -91,7 +101,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         };
         seen.all().into_iter().map(|(name, seen)| (name, look(seen))).collect()
     });
-    let work = Work::start(Arc::new(shop), &config);
+    let work = Work::start(Arc::new(shop), sender, &config);
 
     let mut servers = vec![];
     if let Some(listener) = listener {
@@ -177,7 +187,7 @@ struct Work {
 }
 
 impl Work {
-    fn start(shop: Arc<Shop>, config: &Config) -> Self {
+    fn start(shop: Arc<Shop>, sender: Sender, config: &Config) -> Self {
         let [planning, keeping, working] = [(); 3].map(|()| CancellationToken::new());
         let alone = config.alone_on_the_log();
         let (mut planners, mut keeper) = (vec![], None);
@@ -185,6 +195,15 @@ impl Work {
             let (tell, acting) = watch::channel(None);
             keeper = Some(tokio::spawn(work::lease::keep(shop.clone(), tell, keeping.clone(), alone)));
             planners.push(tokio::spawn(work::scheduler::run(shop.clone(), acting.clone(), planning.clone())));
+            let post = alerts::post::run(sender, shop.models.clone(), acting.clone(), planning.clone());
+            planners.push(tokio::spawn(post));
+            let judge = alerts::evaluate::run(
+                shop.handle.clone(),
+                shop.models.clone(),
+                acting.clone(),
+                planning.clone(),
+            );
+            planners.push(tokio::spawn(judge));
             planners.push(tokio::spawn(work::probes::run(shop.clone(), acting, planning.clone())));
         } else {
             planners.push(tokio::spawn(work::probes::listen(shop.clone(), planning.clone())));

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifacts;
 use crate::engine::Place;
+use crate::outgoing::Outgoing;
 use crate::secrets::SecretRef;
 
 mod ssh;
@@ -33,6 +34,8 @@ pub struct Config {
     pub auth: Auth,
     pub work: Work,
     pub dependencies: Dependencies,
+    /// Requests to addresses that people configure: receivers of alerts.
+    pub outgoing: Outgoing,
     pub ssh: Ssh,
     pub telemetry: Telemetry,
 }
@@ -263,6 +266,7 @@ impl Default for Config {
             auth: Auth::default(),
             work: Work::default(),
             dependencies: Dependencies::default(),
+            outgoing: Outgoing::default(),
             ssh: Ssh::default(),
             telemetry: Telemetry::default(),
         }
@@ -439,6 +443,11 @@ impl Config {
     /// Whether no other process can append to this log: whoever worked on it before is gone.
     pub fn alone_on_the_log(&self) -> bool {
         self.log_place().is_embedded()
+    }
+
+    /// The key that what people send as plain text is sealed with.
+    pub fn sealing_key(&self) -> PathBuf {
+        self.state_dir.join("sealing.key")
     }
 
     pub fn read_models_dir(&self) -> PathBuf {

@@ -5,6 +5,8 @@
 // The documentation is built with private items: it is for those who work in here.
 #![allow(rustdoc::private_intra_doc_links)]
 
+// What alerts call for is told to people.
+pub mod alerts;
 // The HTTP API.
 pub mod api;
 // Wires everything; start and orderly stop.
@@ -32,8 +34,12 @@ pub mod fault;
 pub mod handle;
 // Everything that Prometheus scrapes.
 pub mod metrics;
+// Requests to addresses that people configure.
+pub mod outgoing;
 // Project configurations: what a survey says about discovery, manifests and graphs.
 pub mod project;
+// Secrets that only this service can read again.
+pub mod sealing;
 // References to secrets.
 pub mod secrets;
 // Connections to login nodes.

@@ -275,7 +275,7 @@ async fn verify_finds_the_row_that_was_altered_by_hand() {
     let mut check = |progress: crate::Progress| seen = progress.position;
     let report = verify(dir.path(), story.log(), story.decode(), &mut check).await.unwrap();
     assert!(report.is_clean(), "{report:?}");
-    assert_eq!((seen, report.models.len()), (10, 7));
+    assert_eq!((seen, report.models.len()), (10, 8));
     let altered = Connection::open(dir.path().join("sources.sqlite")).unwrap();
     altered.execute("UPDATE sources SET enabled = 0 WHERE created_position = 4", []).unwrap();
     altered.execute("DELETE FROM sources WHERE created_position = 6", []).unwrap();

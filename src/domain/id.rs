@@ -3,6 +3,8 @@
 //! Two requests for the same thing arrive at the same stream, where `NoStream` lets one of them win. Event ids are never
 //! made this way.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 /// The namespace of every derived id of this product.
@@ -76,6 +78,21 @@ pub fn artifact(execution: Uuid, kind: &str, sha256: &str) -> Uuid {
     derive("artifact", &[execution.as_bytes(), kind.as_bytes(), sha256.as_bytes()])
 }
 
+/// What sets an alert apart from others of its rule: its labels, and the event that it tells of if it tells of one.
+pub fn fingerprint(labels: &BTreeMap<String, String>, occurrence: Option<Uuid>) -> String {
+    let mut parts: Vec<&[u8]> = vec![];
+    for (name, value) in labels {
+        parts.extend([name.as_bytes(), value.as_bytes()]);
+    }
+    parts.extend(occurrence.as_ref().map(|event| &event.as_bytes()[..]));
+    derive("fingerprint", &parts).simple().to_string()
+}
+
+/// The one message that an event of an alert calls for on a channel.
+pub fn delivery(cause: Uuid, channel: Uuid) -> Uuid {
+    derive("delivery", &[cause.as_bytes(), channel.as_bytes()])
+}
+
 /// A foreign request id that is no UUID.
 pub fn correlation(foreign: &str) -> Uuid {
     derive("correlation", &[foreign.as_bytes()])
@@ -95,6 +112,14 @@ mod tests {
         let execution = source("p", "x");
         assert_ne!(session(execution, 1), session(execution, 2));
         assert_eq!(session(execution, 1), session(execution, 1));
+    }
+
+    #[test]
+    fn every_occurrence_is_an_alert_of_its_own_and_a_condition_is_one() {
+        let labels = BTreeMap::from([("project_module".to_owned(), "p".to_owned())]);
+        let of = |n| fingerprint(&labels, Some(Uuid::from_u128(n)));
+        assert_ne!(of(1), of(2));
+        assert_eq!(fingerprint(&labels, None), fingerprint(&labels, None));
     }
 
     #[test]

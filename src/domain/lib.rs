@@ -14,6 +14,9 @@ mod macros;
 
 pub mod account;
 pub mod admission;
+pub mod alert;
+pub mod channel;
+pub mod delivery;
 pub mod dependency;
 pub mod execution;
 pub mod id;
@@ -21,11 +24,11 @@ pub mod job;
 pub mod lease;
 pub mod profile;
 pub mod project;
+pub mod rule;
 pub mod session;
+pub mod silence;
 pub mod source;
 pub mod worker;
-
-// Alerting has its place here: channel.rs, rule.rs, silence.rs, alert.rs and delivery.rs come with their events.
 
 /// A decider's no: a domain answer, not a fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,7 +103,8 @@ macro_rules! all_events {
 
 all_events! {
     Source source, Execution execution, Project project, Profile profile, Job job, Worker worker,
-    Dependency dependency, Lease lease, Account account, Session session,
+    Dependency dependency, Lease lease, Account account, Session session, Channel channel, Rule rule,
+    Silence silence, Alert alert, Delivery delivery,
 }
 
 payload! {

@@ -91,7 +91,23 @@ pub fn write(text: &mut String, gauges: &Gauges, now: DateTime<Utc>) {
     sources(&mut out, gauges, now);
     dependencies(&mut out, gauges);
     workers(&mut out, gauges);
+    alerts(&mut out, gauges);
     *text = out.0;
+}
+
+fn alerts(out: &mut Text, gauges: &Gauges) {
+    let mut firing = out.family("beampipe_alerts_firing", Type::Gauge, "Alerts that fire, by severity.");
+    for (severity, n) in &gauges.alerts.firing {
+        firing.sample(&[("severity", severity)], real(*n));
+    }
+    let mut deliveries = out.family(
+        "beampipe_alert_deliveries_total",
+        Type::Counter,
+        "Ends of deliveries, by kind of channel: a count over the whole log, which never resets.",
+    );
+    for ((kind, outcome), n) in &gauges.alerts.deliveries {
+        deliveries.sample(&[("channel_kind", kind), ("outcome", outcome)], real(*n));
+    }
 }
 
 fn workers(out: &mut Text, gauges: &Gauges) {

@@ -3,6 +3,8 @@
 
 mod access;
 mod accounts;
+mod alert_deliveries;
+mod alert_rules;
 mod bad_input;
 mod events;
 mod executions;
@@ -10,6 +12,8 @@ mod health;
 mod idempotency;
 mod jobs;
 mod metrics;
+mod notification_channels;
 mod profiles;
 mod projects;
+mod silences;
 mod sources;

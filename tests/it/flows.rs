@@ -1,6 +1,7 @@
 //! Stories against the real parts: the service as a process of its own, a TAP server, a DALiuGE, a Prometheus.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+mod alerting;
 mod bootstrap;
 mod cluster;
 mod crash;

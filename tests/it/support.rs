@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use beampipe::alerts::deliver::Sender;
 use beampipe::api::{self, Api, Parts, Readiness, Settings};
 use beampipe::artifacts::Artifacts;
 use beampipe::auth;
@@ -14,6 +15,8 @@ use beampipe::codec;
 use beampipe::handle::{Context, Handle};
 use beampipe::metrics::Metrics;
 use beampipe::metrics::measured::Measured;
+use beampipe::outgoing::{Guard, Outgoing};
+use beampipe::sealing::Sealing;
 use beampipe_domain::source::{self, Check, Outcome, Source};
 use beampipe_domain::{id, source::Command};
 use beampipe_log::Log;
@@ -34,8 +37,8 @@ pub struct Service {
     pub clock: Clock,
     pub http: reqwest::Client,
     stopping: CancellationToken,
-    /// Removed at the end.
-    _directory: tempfile::TempDir,
+    /// Of the log, the read models and the artifacts; removed at the end.
+    pub directory: tempfile::TempDir,
 }
 
 impl Drop for Service {
@@ -73,11 +76,21 @@ pub async fn service_with(settings: Settings) -> Service {
     let handle = Handle::new(log, clock.clone());
     let first = auth::bootstrap_admin(&handle).await.unwrap().unwrap();
     let stopping = CancellationToken::new();
+    let artifacts = Artifacts::local(&directory.path().join("artifacts")).unwrap();
+    // The receivers of tests are on loopback.
+    let allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    let sender = Sender {
+        handle: handle.clone(),
+        artifacts: artifacts.clone(),
+        sealing: Arc::new(Sealing::of(&[7; 32])),
+        guard: Guard::new(Outgoing { allow_networks, timeout_seconds: 2, ..Outgoing::default() }),
+    };
     let api = Api::new(Parts {
         handle: handle.clone(),
         models,
         metrics,
-        artifacts: Arc::new(Artifacts::local(&directory.path().join("artifacts")).unwrap()),
+        artifacts: Arc::new(artifacts),
+        sender,
         settings,
         readiness: Readiness::new(),
         stopping: stopping.clone(),
@@ -96,7 +109,7 @@ pub async fn service_with(settings: Settings) -> Service {
         clock,
         http: client(),
         stopping,
-        _directory: directory,
+        directory,
     }
 }
 

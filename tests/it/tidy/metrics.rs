@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use beampipe::metrics::{Described, Metrics, projected};
 use beampipe_projections::{
-    DependencyGauges, ExecutionGauges, Gauges, JobGauges, ProjectGauges, SourceGauges,
+    AlertGauges, DependencyGauges, ExecutionGauges, Gauges, JobGauges, ProjectGauges, SourceGauges,
 };
 
 use super::{read, root};
@@ -26,6 +26,10 @@ fn gauges() -> Gauges {
         dependencies: Arc::new(DependencyGauges {
             up: BTreeMap::from([("dim_demo".into(), true)]),
             ..Default::default()
+        }),
+        alerts: Arc::new(AlertGauges {
+            firing: BTreeMap::from([("critical".into(), 0)]),
+            deliveries: pair("webhook", "sent"),
         }),
         projects: Arc::new(ProjectGauges {
             paused: BTreeMap::from([("survey".into(), false)]),

@@ -1,0 +1,80 @@
+//! The read model behind channels, rules, silences, alerts and deliveries: follows `channel-*`, `rule-*`, `silence-*`,
+//! `alert-*` and `delivery-*`, and of `execution-*` and `source-*` what rules want to be told of; reads nothing but its own rows.
+//!
+//! `owed` is the to-do list of whoever enqueues deliveries: an event of an alert that names channels adds a row for each,
+//! `delivery.enqueued` takes it away, whichever of the two is told of first. `noticed` is that of whoever evaluates: what
+//! happened while an enabled rule watched for it adds a row, the alert that names it as a cause takes it away.
+
+use std::sync::Arc;
+
+use beampipe_domain::Event;
+use beampipe_domain::rule::Severity;
+use rusqlite::{Connection, Result};
+
+use crate::counts::Counts;
+use crate::projection::Projection;
+use crate::{AlertGauges, Envelope, Gauges};
+
+mod alert;
+mod delivery;
+mod managed;
+mod noticed;
+mod read;
+#[cfg(test)]
+mod tests;
+pub use read::*;
+
+/// How deliveries end, as counters name it.
+pub const ENDS: &[&str] = &["sent", "failed"];
+
+pub(crate) struct Projected;
+
+impl Projection for Projected {
+    const NAME: &'static str = "alerts";
+    const VERSION: u32 = 1;
+    const SCHEMA: &'static str = include_str!("../migrations/views/alerts.sql");
+    const CATEGORIES: &'static [&'static str] =
+        &["channel", "rule", "silence", "alert", "delivery", "execution", "source"];
+    type Rows = ();
+    type Gauges = AlertGauges;
+
+    fn wants(event: &Event) -> bool {
+        use Event as E;
+        match event {
+            E::Channel(_) | E::Rule(_) | E::Silence(_) | E::Alert(_) | E::Delivery(_) => true,
+            other => noticed::happening(other).is_some(),
+        }
+    }
+
+    fn apply(db: &Connection, _rows: &mut (), counts: &mut Counts, envelope: &Envelope) -> Result<()> {
+        match &envelope.event {
+            Event::Channel(event) => managed::channel(db, envelope, event),
+            Event::Rule(event) => managed::rule(db, envelope, event),
+            Event::Silence(event) => managed::silence(db, envelope, event),
+            Event::Alert(event) => alert::apply(db, counts, envelope, event),
+            Event::Delivery(event) => delivery::apply(db, counts, envelope, event),
+            other => match noticed::happening(other) {
+                Some(happening) => noticed::notice(db, envelope, &happening),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn gauges(_db: &Connection, counts: &Counts) -> Result<AlertGauges> {
+        let mut firing = counts.by_first("firing");
+        for severity in Severity::ALL {
+            firing.entry(severity.as_str().to_owned()).or_default();
+        }
+        let mut deliveries = counts.by_both("deliveries");
+        for kind in beampipe_domain::channel::Config::KINDS {
+            for end in ENDS {
+                deliveries.entry(((*kind).to_owned(), (*end).to_owned())).or_default();
+            }
+        }
+        Ok(AlertGauges { firing, deliveries })
+    }
+
+    fn publish(gauges: &mut Gauges, part: Arc<AlertGauges>) {
+        gauges.alerts = part;
+    }
+}

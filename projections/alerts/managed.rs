@@ -1,0 +1,143 @@
+//! What people keep: channels, rules and silences.
+
+use beampipe_domain::channel::{Created, Event as C, Updated};
+use beampipe_domain::rule::{self, Event as R};
+use beampipe_domain::silence::Event as S;
+use rusqlite::{Connection, Result, params};
+
+use super::noticed;
+use crate::Envelope;
+use crate::sql::{blob, json, micros, stream_id};
+
+pub fn channel(db: &Connection, envelope: &Envelope, event: &C) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let (id, now) = (stream_id(&recorded.stream), micros(recorded.occurred_at));
+    let key = blob(&id);
+    match event {
+        C::Created(Created { revision, spec }) => db
+            .prepare_cached(
+                "INSERT INTO channels (created_position, id, name, kind, spec, enabled, channel_revision, removed, \
+                 created_at, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9)",
+            )?
+            .execute(params![
+                recorded.position,
+                key,
+                spec.name,
+                spec.config.kind(),
+                json(spec),
+                spec.enabled,
+                revision,
+                now,
+                recorded.revision,
+            ])?,
+        C::Updated(Updated { revision, spec }) => db
+            .prepare_cached(
+                "UPDATE channels SET name = ?2, kind = ?3, spec = ?4, enabled = ?5, \
+                 disabled_reason = CASE WHEN ?5 THEN NULL ELSE disabled_reason END, channel_revision = ?6, \
+                 updated_at = ?7, revision = ?8 WHERE id = ?1",
+            )?
+            .execute(params![
+                key,
+                spec.name,
+                spec.config.kind(),
+                json(spec),
+                spec.enabled,
+                revision,
+                now,
+                recorded.revision,
+            ])?,
+        C::Removed(_) => db
+            .prepare_cached("UPDATE channels SET removed = 1, updated_at = ?2, revision = ?3 WHERE id = ?1")?
+            .execute((key, now, recorded.revision))?,
+        C::Tested(e) => db
+            .prepare_cached(
+                "UPDATE channels SET last_test_at = ?2, last_test_status = ?3, last_test_code = ?4, revision = ?5 \
+                 WHERE id = ?1",
+            )?
+            .execute((key, now, if e.taken { "sent" } else { "failed" }, e.code, recorded.revision))?,
+        C::Disabled(e) => db
+            .prepare_cached(
+                "UPDATE channels SET enabled = 0, disabled_reason = ?2, channel_revision = ?3, updated_at = ?4, \
+                 revision = ?5 WHERE id = ?1",
+            )?
+            .execute((key, &e.reason, e.revision, now, recorded.revision))?,
+    };
+    Ok(())
+}
+
+pub fn rule(db: &Connection, envelope: &Envelope, event: &R) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let (id, now) = (stream_id(&recorded.stream), micros(recorded.occurred_at));
+    let key = blob(&id);
+    match event {
+        R::Created(rule::Created { version, spec }) => db
+            .prepare_cached(
+                "INSERT INTO rules (created_position, id, name, project_module, spec, rule_version, enabled, removed, \
+                 created_at, revision, trigger_kind) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10)",
+            )?
+            .execute(params![
+                recorded.position,
+                key,
+                spec.name,
+                spec.project_module,
+                json(spec),
+                version,
+                spec.enabled,
+                now,
+                recorded.revision,
+                spec.trigger.kind(),
+            ])?,
+        R::Updated(rule::Updated { version, spec }) => db
+            .prepare_cached(
+                "UPDATE rules SET name = ?2, project_module = ?3, spec = ?4, rule_version = ?5, enabled = ?6, \
+                 updated_at = ?7, revision = ?8, trigger_kind = ?9 WHERE id = ?1",
+            )?
+            .execute(params![
+                key,
+                spec.name,
+                spec.project_module,
+                json(spec),
+                version,
+                spec.enabled,
+                now,
+                recorded.revision,
+                spec.trigger.kind(),
+            ])?,
+        R::Removed(_) => db
+            .prepare_cached("UPDATE rules SET removed = 1, updated_at = ?2, revision = ?3 WHERE id = ?1")?
+            .execute((key, now, recorded.revision))?,
+    };
+    // What was noticed for a version that wanted it is told all the same, unless the rule watches no more.
+    let watches = match event {
+        R::Created(_) => true,
+        R::Updated(e) => e.spec.enabled && e.spec.trigger.is_occurrence(),
+        R::Removed(_) => false,
+    };
+    if watches { Ok(()) } else { noticed::forget(db, id) }
+}
+
+pub fn silence(db: &Connection, envelope: &Envelope, event: &S) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let id = stream_id(&recorded.stream);
+    match event {
+        S::Created(e) => db
+            .prepare_cached(
+                "INSERT INTO silences (created_position, id, matchers, comment, created_by, starts_at, ends_at, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                recorded.position,
+                blob(&id),
+                json(&e.matchers),
+                e.comment,
+                recorded.actor,
+                micros(e.starts_at),
+                micros(e.ends_at),
+                micros(recorded.occurred_at),
+            ])?,
+        S::Expired(e) => db
+            .prepare_cached("UPDATE silences SET expired_at = ?2 WHERE id = ?1")?
+            .execute((blob(&id), micros(e.at)))?,
+    };
+    Ok(())
+}

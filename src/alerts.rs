@@ -1,0 +1,11 @@
+//! **Alerting**: what alerts call for is told to people. [`message`] lays a message out for a kind of receiver, [`deliver`]
+//! makes one attempt, [`evaluate`] judges rules, [`post`] is the process manager that enqueues what alerts call for and tries what is due.
+//!
+//! Invariants: a message is enqueued under the id of its cause and channel, so that it is enqueued once whoever sees the cause;
+//! an attempt is recorded after it was made, so that a process that dies meanwhile makes it again under the same message id.
+//! Where secrets are read they stay: no error, answer or event has them.
+
+pub mod deliver;
+pub mod evaluate;
+pub mod message;
+pub mod post;

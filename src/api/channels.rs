@@ -1,0 +1,261 @@
+//! Notification channels. Secrets are write-only: a plain text is sealed, a reference is kept as it is, and answers have
+//! `[REDACTED]` in the place of what was sealed. See [`draft`] for what may be sent.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use beampipe_domain::channel::{Channel, Command, Config, Email, Secret, Spec, Webhook};
+use beampipe_projections::alerts as rows;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::Api;
+use super::authenticate::Caller;
+use super::extract::{Body, Id, Params};
+use super::known;
+use super::matching::{Seen, tagged};
+use super::problem::Problem;
+use super::route::{Access, Route};
+use super::sources::{goes_on, next_link, window};
+use crate::sealing::SealError;
+
+/// What may be sent.
+mod draft;
+
+pub fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/notification-channels", Access::Viewer, list),
+        Route::post("/notification-channels", Access::Admin, create),
+        Route::get("/notification-channels/{id}", Access::Viewer, get),
+        Route::patch("/notification-channels/{id}", Access::Admin, update),
+        Route::delete("/notification-channels/{id}", Access::Admin, remove),
+        Route::post("/notification-channels/{id}/test", Access::Admin, test),
+    ]
+}
+
+/// What stands for a secret.
+pub const REDACTED: &str = "[REDACTED]";
+
+fn shown(secret: Option<&Secret>) -> Value {
+    match secret {
+        None => Value::Null,
+        Some(Secret::Sealed(_)) => json!(REDACTED),
+        Some(reference) => json!(reference),
+    }
+}
+
+/// A webhook's configuration, and which of its fields are secret and set.
+fn shown_webhook(webhook: &Webhook) -> (Value, Vec<String>, Vec<String>) {
+    let Webhook { url, destination, template, headers, routing_key, signing_secret, previous_signing_secret } =
+        webhook;
+    let header = |name: &String| format!("headers.{name}");
+    let single = [
+        ("url", url),
+        ("routing_key_ref", routing_key),
+        ("signing_secret", signing_secret),
+        ("previous_signing_secret", previous_signing_secret),
+    ];
+    let secret = single.iter().map(|(name, _)| (*name).to_owned()).chain(headers.keys().map(header));
+    let set = single.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned());
+    let config = json!({
+        "url": shown(url.as_ref()),
+        "destination": Some(destination).filter(|place| !place.is_empty()),
+        "template": template,
+        "headers": headers.iter().map(|(name, value)| (name.clone(), shown(Some(value)))).collect::<Map<_, _>>(),
+        "routing_key_ref": shown(routing_key.as_ref()),
+        "signing_secret": shown(signing_secret.as_ref()),
+        "previous_signing_secret": shown(previous_signing_secret.as_ref()),
+    });
+    (config, secret.collect(), set.chain(headers.keys().map(header)).collect())
+}
+
+fn shown_email(email: &Email) -> (Value, Vec<String>, Vec<String>) {
+    let config = json!({
+        "smtp_host": email.smtp_host,
+        "port": email.port,
+        "user": email.user,
+        "from": email.from,
+        "to": email.to,
+        "password_ref": shown(email.password.as_ref()),
+    });
+    let field = || "password_ref".to_owned();
+    (config, vec![field()], email.password.iter().map(|_| field()).collect())
+}
+
+fn shape(row: &rows::Channel) -> Value {
+    let (config, secret_fields, configured_fields) = match &row.spec.config {
+        Config::Webhook(webhook) => shown_webhook(webhook),
+        Config::Email(email) => shown_email(email),
+    };
+    json!({
+        "uuid": row.id,
+        "name": row.name,
+        "kind": row.kind,
+        "config": config,
+        "secret_fields": secret_fields,
+        "configured_fields": configured_fields,
+        "enabled": row.enabled,
+        "disabled_reason": row.disabled_reason,
+        "revision": row.channel_revision,
+        "last_test_at": row.last_test_at,
+        "last_test_status": row.last_test_status,
+        "last_test_code": row.last_test_code,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+    })
+}
+
+fn unknown(channel: Uuid) -> Problem {
+    Problem::new("channel-unknown", format!("there is no notification channel {channel}"))
+}
+
+impl From<SealError> for Problem {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Store(error) => {
+                tracing::error!(%error, "a secret could not be sealed");
+                Self::new("artifacts-unavailable", "a secret could not be sealed: the artifact store is away")
+                    .retry_after(5)
+            }
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl Api {
+    async fn channel_row(&self, channel: Uuid) -> Result<rows::Channel, Problem> {
+        let loaded = self.known::<Channel>(&channel.to_string()).await?;
+        if let Some(loaded) = &loaded {
+            if !matches!(loaded.state, Channel::Active(_)) {
+                return Err(unknown(channel));
+            }
+            self.settle(loaded.position).await;
+        }
+        let row = self.read(move |models| models.alerts().channel(channel)).await?;
+        let row = known::row(row, loaded.is_some(), &format!("notification channel {channel}"))?;
+        if row.removed { Err(unknown(channel)) } else { Ok(row) }
+    }
+
+    async fn shown_channel(&self, channel: Uuid) -> Result<(HeaderMap, Json<Value>), Problem> {
+        let row = self.channel_row(channel).await?;
+        Ok((tagged(row.channel_revision), Json(shape(&row))))
+    }
+
+    /// Seals what was sent as plain text, and puts it where it belongs.
+    async fn sealed(&self, channel: Uuid, understood: draft::Understood) -> Result<Spec, Problem> {
+        let draft::Understood { mut spec, plain } = understood;
+        for (field, text) in plain {
+            let owner = format!("channel-{channel}");
+            let sha256 = self.sender.sealing.seal(&self.artifacts, &owner, &field, &text).await?;
+            draft::put(&mut spec.config, &field, Secret::Sealed(sha256));
+        }
+        Ok(spec)
+    }
+}
+
+async fn list(
+    State(api): State<Api>,
+    uri: Uri,
+    mut params: Params,
+) -> Result<(HeaderMap, Json<Vec<Value>>), Problem> {
+    let (window, limit) = window(&mut params, 1000, 1000);
+    params.finish()?;
+    let rows = api.read(move |models| models.alerts().channels(window)).await?;
+    let headers = match rows.last() {
+        Some(last) if goes_on(rows.len(), limit) => next_link(&uri, last.created_position),
+        _ => HeaderMap::new(),
+    };
+    Ok((headers, Json(rows.iter().map(shape).collect())))
+}
+
+async fn get(
+    State(api): State<Api>,
+    Id(channel): Id,
+    params: Params,
+) -> Result<(HeaderMap, Json<Value>), Problem> {
+    params.finish()?;
+    api.shown_channel(channel).await
+}
+
+/// A channel as it is sent.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Draft(Map<String, Value>);
+
+async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    Body(Draft(draft)): Body<Draft>,
+) -> Result<(StatusCode, HeaderMap, Json<Value>), Problem> {
+    let understood = draft::read(draft, None).map_err(|errors| Problem::fields("invalid-channel", errors))?;
+    let channel = caller.creates("/notification-channels", &api);
+    let spec = api.sealed(channel, understood).await?;
+    let create = Command::Create { spec };
+    let done = api.handle.handle::<Channel>(&channel.to_string(), &caller.context(), create).await?;
+    api.settle(done.position).await;
+    // Under an idempotency key it may have been created before this process started.
+    let status = if done.events.is_empty() { StatusCode::OK } else { StatusCode::CREATED };
+    let (headers, body) = api.shown_channel(channel).await?;
+    Ok((status, headers, body))
+}
+
+async fn update(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(channel): Id,
+    seen: Seen,
+    Body(Draft(changes)): Body<Draft>,
+) -> Result<(HeaderMap, Json<Value>), Problem> {
+    let Channel::Active(facts) = api.handle.load::<Channel>(&channel.to_string()).await?.state else {
+        return Err(unknown(channel));
+    };
+    let understood = draft::read(changes, Some(&facts.spec))
+        .map_err(|errors| Problem::fields("invalid-channel", errors))?;
+    let spec = api.sealed(channel, understood).await?;
+    // The draft was merged with this revision, so it changes this one, whether or not the caller named it.
+    seen.check(facts.revision)?;
+    let update = Command::Update { spec, expected: Some(facts.revision) };
+    let done = api.handle.handle::<Channel>(&channel.to_string(), &caller.context(), update).await?;
+    api.settle(done.position).await;
+    api.shown_channel(channel).await
+}
+
+async fn remove(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(channel): Id,
+    seen: Seen,
+) -> Result<StatusCode, Problem> {
+    let row = api.channel_row(channel).await?;
+    api.settle(api.handle.log().head().position).await;
+    let rules = api.read(move |models| models.alerts().rules_of_channel(channel)).await?;
+    if !rules.is_empty() {
+        let named: Vec<_> = rules.iter().take(5).map(|rule| rule.name.as_str()).collect();
+        let detail =
+            format!("{} rules tell channel {:?}, such as {}", rules.len(), row.name, named.join(", "));
+        return Err(Problem::new("channel-in-use", detail));
+    }
+    let remove = Command::Remove { expected: seen.0 };
+    let done = api.handle.handle::<Channel>(&channel.to_string(), &caller.context(), remove).await?;
+    api.settle(done.position).await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sends a message now and answers with what happened, whether or not the channel is enabled.
+async fn test(State(api): State<Api>, caller: Caller, Id(channel): Id) -> Result<Json<Value>, Problem> {
+    let row = api.channel_row(channel).await?;
+    let (delivery, tested) = api.sender.test(channel, &row.spec, &caller.context()).await?;
+    api.settle(api.handle.log().head().position).await;
+    let attempts = api.read(move |models| models.alerts().attempts(delivery)).await?;
+    let last = attempts.last();
+    Ok(Json(json!({
+        "delivery_id": delivery,
+        "status": if tested.taken { "sent" } else { "failed" },
+        "attempt_id": last.map(|attempt| attempt.attempt_id),
+        "code": tested.code,
+        "latency_ms": tested.latency_ms,
+        "error": tested.error,
+        "answer": last.and_then(|attempt| attempt.answer.clone()),
+    })))
+}

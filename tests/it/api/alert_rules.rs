@@ -1,0 +1,140 @@
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{self, answered};
+
+fn path(answer: &Value) -> String {
+    format!("/alert-rules/{}", answer["uuid"].as_str().unwrap())
+}
+
+async fn channel(service: &support::Service) -> Value {
+    let channel = json!({"name": "ops", "kind": "webhook", "config": {"url": "https://hooks.example.org/x"}});
+    service.post("/notification-channels", channel).await.is(201)["uuid"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_is_created_changed_and_removed_version_by_version() {
+    let service = support::service().await;
+    service.project("p").await;
+    let channel = channel(&service).await;
+    // As a console sends it.
+    let draft = json!({
+        "name": "backlog", "project_module": "p", "severity": "critical", "trigger_kind": "pending_backlog",
+        "trigger_config": {"threshold": null}, "channel_ids": [channel], "cooldown_minutes": 30, "enabled": true,
+    });
+    let created = service.post("/alert-rules", draft).await.is(201);
+    assert_eq!(created["trigger_config"], json!({"threshold": 50}), "as in earlier releases");
+    assert_eq!((&created["version"], &created["last_fired_at"]), (&json!(1), &Value::Null));
+    assert_eq!(created["warnings"], json!(["channel \"ops\" was never tested"]));
+    let one = path(&created);
+    assert_eq!(
+        service.patch(&one, created.clone()).await.is(200),
+        created,
+        "the whole answer changes nothing"
+    );
+    let changes = json!({
+        "project_module": "", "trigger_config": {"threshold": 3}, "for_seconds": 120, "no_data": "resolve",
+        "labels": {"team": "survey"}, "annotations": {"runbook_url": "https://example.org/backlog"},
+        "cooldown_minutes": null,
+    });
+    let changed = service.patch(&one, changes).await.is(200);
+    assert_eq!(
+        (&changed["project_module"], &changed["version"]),
+        (&Value::Null, &json!(2)),
+        "it is global now"
+    );
+    assert_eq!(
+        (&changed["trigger_config"], &changed["for_seconds"]),
+        (&json!({"threshold": 3}), &json!(120))
+    );
+    assert_eq!((&changed["severity"], &changed["cooldown_minutes"]), (&json!("critical"), &json!(0)));
+    let other = service.patch(&one, json!({"trigger_kind": "pending_stale"})).await.is(200);
+    assert_eq!(other["trigger_config"], json!({"max_age_seconds": 21_600}), "another kind begins anew");
+    assert_eq!(service.get("/alert-rules").await.is(200), json!([other]));
+    let of_project = service.get("/alert-rules?project_module=other").await.is(200);
+    assert_eq!(of_project.as_array().unwrap().len(), 1, "a global rule is every project's");
+    let events = service.get("/events?type=rule.*").await.is(200);
+    assert_eq!(events.as_array().unwrap().len(), 3);
+    assert_eq!(service.delete(&one).await.status.as_u16(), 204);
+    service.get(&one).await.is(404);
+    service.delete(&one).await.is(404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_trigger_is_taken_with_nothing_but_its_name() {
+    let service = support::service().await;
+    for kind in beampipe_domain::rule::Trigger::KINDS {
+        let draft = json!({"name": kind, "project_module": "", "trigger_kind": kind, "channel_ids": []});
+        let created = service.post("/alert-rules", draft).await.is(201);
+        assert_eq!((&created["trigger_kind"], &created["severity"]), (&json!(kind), &json!("warning")));
+        let judged = beampipe::alerts::evaluate::JUDGED.contains(kind);
+        let warning = if judged { "no channel" } else { "not judged" };
+        assert!(created["warnings"][0].as_str().unwrap().contains(warning), "{created}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_saw_the_same_version_of_a_rule_the_second_changes_nothing() {
+    let service = support::service().await;
+    let draft = json!({"name": "r", "trigger_kind": "discovery_changed", "channel_ids": []});
+    let created = service.post("/alert-rules", draft).await;
+    assert_eq!(created.header("etag"), Some("\"1\""));
+    let one = path(&created.is(201));
+    let change = |name: &str, tag: &str| {
+        let request = service.request(Method::PATCH, &one).header("if-match", tag);
+        request.json(&json!({"name": name})).send()
+    };
+    let first = answered(change("a", "\"1\"").await.unwrap()).await;
+    assert_eq!((first.status.as_u16(), first.header("etag")), (200, Some("\"2\"")));
+    assert_eq!(answered(change("b", "\"1\"").await.unwrap()).await.is(412)["code"], "outdated");
+    assert_eq!(answered(change("c", "\"x\"").await.unwrap()).await.is(400)["code"], "bad-header");
+    assert_eq!(service.get(&one).await.is(200)["name"], "a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_wrong_with_a_rule_is_said_at_once() {
+    let service = support::service().await;
+    let wrong = json!({
+        "name": "", "project_module": "nope", "severity": "panic", "trigger_kind": "pending_backlog",
+        "trigger_config": {"threshold": 0}, "channel_ids": "all", "cooldown_minutes": -1, "for_seconds": 1e9,
+        "no_data": "guess", "repeat_interval_seconds": 1, "labels": {"1x": "y"}, "enabled": "yes", "colour": 1,
+    });
+    let refused = service.post("/alert-rules", wrong).await.is(422);
+    assert_eq!(refused["code"], "invalid-rule");
+    let errors = refused["errors"].as_array().unwrap();
+    let fields: Vec<_> = errors.iter().map(|error| error["field"].as_str().unwrap()).collect();
+    for field in [
+        "name",
+        "severity",
+        "trigger_config.threshold",
+        "channel_ids",
+        "cooldown_minutes",
+        "for_seconds",
+        "no_data",
+        "repeat_interval_seconds",
+        "labels",
+        "enabled",
+        "colour",
+    ] {
+        assert!(fields.contains(&field), "{field} is not among {fields:?}");
+    }
+    let nobody = "018f0000-0000-7000-8000-000000000000";
+    let away = json!({
+        "name": "r", "project_module": "nope", "trigger_kind": "discovery_changed", "channel_ids": [nobody],
+    });
+    let refused = service.post("/alert-rules", away).await.is(422);
+    assert_eq!(refused["errors"][0]["field"], "project_module");
+    assert_eq!(refused["errors"][1]["field"], "channel_ids[0]");
+    for (kind, config) in [
+        (json!(null), json!({})),
+        (json!("earthquake"), json!({})),
+        (json!("pending_backlog"), json!({"treshold": 3})),
+        (json!("execution_terminal"), json!({"statuses": ["exploded"]})),
+        (json!("execution_terminal"), json!({"statuses": []})),
+        (json!("daily_summary"), json!({"window_hours": 0})),
+    ] {
+        let body = json!({"name": "r", "trigger_kind": kind, "trigger_config": config, "channel_ids": []});
+        let refused = service.post("/alert-rules", body).await.is(422);
+        assert!(refused["errors"][0]["field"].as_str().unwrap().starts_with("trigger_"), "{refused}");
+    }
+}

@@ -1,0 +1,70 @@
+use serde_json::{Value, json};
+
+use crate::support;
+
+fn silence(changes: Value) -> Value {
+    let mut body = json!({
+        "matchers": [{"name": "project_module", "value": "wallaby"}], "comment": "maintenance of the archive",
+        "duration_minutes": 90,
+    });
+    body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silence_is_set_listed_and_ended() {
+    let service = support::service().await;
+    let created = service.post("/silences", silence(json!({}))).await.is(201);
+    assert_eq!((&created["state"], &created["author"]), (&json!("active"), &json!("key:first")));
+    assert_eq!(created["matchers"], json!([{"name": "project_module", "op": "=", "value": "wallaby"}]));
+    let later = json!({"starts_at": "2999-01-01T00:00:00Z"});
+    let pending = service.post("/silences", silence(later)).await.is(201);
+    assert_eq!((&pending["state"], &pending["ends_at"]), (&json!("pending"), &json!("2999-01-01T01:30:00Z")));
+    let one = format!("/silences/{}", created["uuid"].as_str().unwrap());
+    assert_eq!(service.delete(&one).await.status.as_u16(), 204);
+    assert_eq!(
+        service.delete(&one).await.status.as_u16(),
+        204,
+        "it is over, however often that is asked for"
+    );
+    assert_eq!(service.get(&one).await.is(200)["state"], "expired");
+    assert_eq!(service.get("/silences").await.is(200), json!([pending]));
+    let all = service.get("/silences?include_expired=true").await.is(200);
+    assert_eq!(all.as_array().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_matchers_of_alertmanager_are_understood() {
+    let service = support::service().await;
+    let matchers = json!({"matchers": [
+        {"name": "a", "value": "x|y", "isRegex": true, "isEqual": false},
+        {"name": "b", "value": "x", "isRegex": false},
+        {"name": "c", "value": "x.*", "op": "=~"},
+    ]});
+    let created = service.post("/silences", silence(matchers)).await.is(201);
+    let ops: Vec<_> = created["matchers"].as_array().unwrap().iter().map(|one| one["op"].clone()).collect();
+    assert_eq!(ops, [json!("!~"), json!("="), json!("=~")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silence_that_cannot_be_meant_is_refused() {
+    let service = support::service().await;
+    for (changes, word) in [
+        (json!({"matchers": []}), "matchers"),
+        (json!({"comment": " "}), "why"),
+        (json!({"duration_minutes": 43_201}), "30 days"),
+        (json!({"duration_minutes": null}), "ends_at"),
+        (json!({"ends_at": "2999-01-01T00:00:00Z"}), "duration_minutes"),
+        (json!({"duration_minutes": null, "ends_at": "2001-01-01T00:00:00Z"}), "over"),
+        (json!({"matchers": [{"name": "a", "value": "(", "op": "=~"}]}), "regular expression"),
+        (json!({"matchers": [{"name": "a", "value": "x", "op": "~"}]}), "=~"),
+        (json!({"matchers": [{"name": "", "value": "x"}]}), "label"),
+        (json!({"author": "somebody else"}), "author"),
+    ] {
+        let refused = service.post("/silences", silence(changes.clone())).await.is(422);
+        assert!(refused.to_string().contains(word), "{changes}: {refused}");
+    }
+    let nobody = "/silences/018f0000-0000-7000-8000-000000000000";
+    assert_eq!(service.get(nobody).await.is(404)["code"], "silence-unknown");
+    assert_eq!(service.delete(nobody).await.is(404)["code"], "silence-unknown");
+}
