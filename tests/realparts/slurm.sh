@@ -115,7 +115,13 @@ start_sql() {
 }
 start_slurmdbd() {
     launch slurmdbd slurmdbd -D -s
-    wait_for slurmdbd sacctmgr -n show cluster
+    # Debian's MariaDB was seen to crash while slurmdbd made its tables for the first time. It recovers, and they are made then.
+    wait_for slurmdbd sacctmgr -n show cluster || {
+        say "slurmdbd did not come up; once more, with its database"
+        running sql || start_sql
+        launch slurmdbd slurmdbd -D -s
+        wait_for slurmdbd sacctmgr -n show cluster
+    }
     sacctmgr -i -Q add cluster testcluster >/dev/null 2>&1 || true
 }
 start_slurmctld() {

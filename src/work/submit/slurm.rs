@@ -250,7 +250,10 @@ async fn find(shop: &Shop, over: &HandOver, began: bool) -> Next {
     }
     match over.cluster.fence(&over.directory).await {
         Err(error) => Next::Open { step: "sbatch", reason: error.to_string(), lost: true },
-        Ok(Taken::Ours) => broken_off(shop, began),
+        Ok(Taken::Ours) => {
+            crate::fault::point("slurm_fenced");
+            broken_off(shop, began)
+        }
         Ok(Taken::Already) => taken_before(shop, over, began).await,
     }
 }

@@ -222,7 +222,7 @@ async fn executions() {
             post(&format!("{one}/retry"), json!({"reason": "x"}), 409, "execute"),
             post(&format!("{one}/submission/abandon"), json!({"reason": "x"}), 422, "acknowledge_external_job_may_exist"),
             post(&format!("{one}/submission/abandon"), json!({"reason": "x", "acknowledge_external_job_may_exist": true,
-                "expected_submission_state": "uncertain", "expected_daliuge_session_id": null, "expected_submission_deadline_at": null}), 409, "in flight"),
+                "expected_submission_state": "uncertain", "expected_daliuge_session_id": null, "expected_submission_deadline_at": null}), 409, "handed over"),
             get("/executions?status=done", 400, "completed"),
             get("/executions?page=0", 400, "page"),
             get("/executions?items_per_page=501", 400, "items_per_page"),

@@ -183,9 +183,23 @@ async fn roles_are_split_over_processes_and_every_replica_shows_the_same() {
     assert!(acting(&seen).starts_with("scheduler/"), "{seen:#}");
     assert_eq!(acting(&seen), acting(&seen_by_other));
     assert_eq!(seen["workers"]["alive"], 2, "{seen:#}");
-    // What the probes of the acting scheduler saw is seen from here, too.
-    let archive = seen["dependencies"].as_array().unwrap().iter().find(|d| d["name"] == "tap_casda").unwrap();
-    assert!(archive["up"] == true && archive["last_checked_at"].is_string(), "{archive}");
+    // What the probes of the acting scheduler saw is seen from here, too, once its heartbeat has told.
+    let begun = Instant::now();
+    loop {
+        let seen = one.get("/ready").await;
+        let archive = seen["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|d| d["name"] == "tap_casda")
+            .unwrap()
+            .clone();
+        if archive["up"] == true && archive["last_checked_at"].is_string() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15), "{archive}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let workers = other.get("/workers").await;
     assert!(workers.as_array().unwrap().iter().all(|worker| worker["health"] == "healthy"), "{workers:#}");
 

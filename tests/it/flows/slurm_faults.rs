@@ -17,6 +17,7 @@ mod crowd;
 mod cuts;
 mod daemons;
 mod kills;
+mod stuck;
 
 /// What makes a job end as soon as it has taken its session, with a code that is told from others.
 const ENDS_AT_ONCE: &str = "exit 7";
