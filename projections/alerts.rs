@@ -1,9 +1,5 @@
 //! The read model behind channels, rules, silences, alerts and deliveries: follows `channel-*`, `rule-*`, `silence-*`,
-//! `alert-*` and `delivery-*`, and of `execution-*` and `source-*` what rules want to be told of; reads nothing but its own rows.
-//!
-//! `owed` is the to-do list of whoever enqueues deliveries: an event of an alert that names channels adds a row for each,
-//! `delivery.enqueued` takes it away, whichever of the two is told of first. `noticed` is that of whoever evaluates: what
-//! happened while an enabled rule watched for it adds a row, the alert that names it as a cause takes it away.
+//! `alert-*` and `delivery-*`; reads nothing but its own rows. The deliveries that are due are the to-do list of the post.
 
 use std::sync::Arc;
 
@@ -18,7 +14,6 @@ use crate::{AlertGauges, Envelope, Gauges};
 mod alert;
 mod delivery;
 mod managed;
-mod noticed;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -31,19 +26,15 @@ pub(crate) struct Projected;
 
 impl Projection for Projected {
     const NAME: &'static str = "alerts";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = include_str!("../migrations/views/alerts.sql");
-    const CATEGORIES: &'static [&'static str] =
-        &["channel", "rule", "silence", "alert", "delivery", "execution", "source"];
+    const CATEGORIES: &'static [&'static str] = &["channel", "rule", "silence", "alert", "delivery"];
     type Rows = ();
     type Gauges = AlertGauges;
 
     fn wants(event: &Event) -> bool {
         use Event as E;
-        match event {
-            E::Channel(_) | E::Rule(_) | E::Silence(_) | E::Alert(_) | E::Delivery(_) => true,
-            other => noticed::happening(other).is_some(),
-        }
+        matches!(event, E::Channel(_) | E::Rule(_) | E::Silence(_) | E::Alert(_) | E::Delivery(_))
     }
 
     fn apply(db: &Connection, _rows: &mut (), counts: &mut Counts, envelope: &Envelope) -> Result<()> {
@@ -53,10 +44,7 @@ impl Projection for Projected {
             Event::Silence(event) => managed::silence(db, envelope, event),
             Event::Alert(event) => alert::apply(db, counts, envelope, event),
             Event::Delivery(event) => delivery::apply(db, counts, envelope, event),
-            other => match noticed::happening(other) {
-                Some(happening) => noticed::notice(db, envelope, &happening),
-                None => Ok(()),
-            },
+            _ => Ok(()),
         }
     }
 

@@ -7,5 +7,8 @@
 
 pub mod deliver;
 pub mod evaluate;
+pub mod hear;
+pub mod lag;
 pub mod message;
+pub mod payload;
 pub mod post;

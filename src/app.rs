@@ -197,17 +197,25 @@ impl Work {
             planners.push(tokio::spawn(work::scheduler::run(shop.clone(), acting.clone(), planning.clone())));
             let post = alerts::post::run(sender, shop.models.clone(), acting.clone(), planning.clone());
             planners.push(tokio::spawn(post));
-            let judge = alerts::evaluate::run(
-                shop.handle.clone(),
-                shop.models.clone(),
-                acting.clone(),
-                planning.clone(),
-            );
+            let setting = alerts::evaluate::Setting {
+                handle: shop.handle.clone(),
+                links: alerts::payload::Links { base: config.http.public_url.clone() },
+                noted: config.state_dir.join("alerts-judged-through"),
+                process: shop.process.clone(),
+                metrics: shop.metrics.clone(),
+            };
+            let judge = alerts::evaluate::run(setting, acting.clone(), planning.clone());
             planners.push(tokio::spawn(judge));
             planners.push(tokio::spawn(work::probes::run(shop.clone(), acting, planning.clone())));
         } else {
             planners.push(tokio::spawn(work::probes::listen(shop.clone(), planning.clone())));
         }
+        planners.push(tokio::spawn(alerts::lag::run(
+            shop.handle.clone(),
+            shop.models.clone(),
+            shop.worker_id().to_string(),
+            planning.clone(),
+        )));
         let works = config.roles.contains(&Role::Worker);
         let worker = works.then(|| tokio::spawn(work::worker::run(shop, working.clone(), alone)));
         Self { planning, keeping, working, planners, keeper, worker }

@@ -52,6 +52,11 @@ macro_rules! table {
         /// Every event type with its present schema version.
         pub const TYPES: &[(&str, u16)] = &[$(($name, $version),)* ("log.redacted", 1)];
 
+        /// Whether this release can read a type of event.
+        pub fn is_known(event_type: &str, version: u16) -> bool {
+            matches!((event_type, version), $(($name, $version))|* | ("log.redacted", 1))
+        }
+
         /// Spells an event.
         pub fn encode(event: &Event) -> Encoded {
             let (event_type, schema_version, data) = match event {
@@ -168,7 +173,10 @@ table! {
     alert::Cleared(Alert) = "alert.cleared" v 1,
     alert::Reactivated(Alert) = "alert.reactivated" v 1,
     alert::Resolved(Alert) = "alert.resolved" v 1,
+    alert::Escalated(Alert) = "alert.escalated" v 1,
     alert::Suppressed(Alert) = "alert.suppressed" v 1,
+    follower::FellBehind(Follower) = "projection.fell_behind" v 1,
+    follower::CaughtUp(Follower) = "projection.caught_up" v 1,
     delivery::Enqueued(Delivery) = "delivery.enqueued" v 1,
     delivery::Attempted(Delivery) = "delivery.attempted" v 1,
     delivery::Sent(Delivery) = "delivery.sent" v 1,

@@ -92,6 +92,9 @@ pub struct Http {
     pub max_body_bytes: usize,
     /// How long open requests may take to end when the service stops, in seconds.
     pub drain_seconds: u64,
+    /// Where people reach this API, such as `https://beampipe.example.org`: what links in messages begin with. Absent:
+    /// links are paths.
+    pub public_url: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -196,6 +199,7 @@ impl Default for Http {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             max_body_bytes: 4 * 1024 * 1024,
             drain_seconds: 5,
+            public_url: None,
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct Metrics {
     pub worker_active_leases: IntGaugeVec,
     /// The age of the oldest heartbeat of a live worker of a pool.
     pub worker_heartbeat_age_seconds: GaugeVec,
+    /// Up to which time this process has judged alert rules; absent until it did.
+    pub alerts_judged_through: IntGaugeVec,
     /// Always 1; the labels say what is running.
     pub build_info: IntGaugeVec,
 }
@@ -271,6 +273,11 @@ impl Metrics {
                 "beampipe_worker_heartbeat_age_seconds",
                 "The age of the oldest heartbeat among the live workers of a pool.",
                 &["pool"],
+            ),
+            alerts_judged_through: r.gauges(
+                "beampipe_alerts_judged_through_timestamp_seconds",
+                "The last point of time at which this process judged alert rules; absent until it did. The acting scheduler's moves every 15 s.",
+                &[],
             ),
             build_info: r.gauges(
                 "beampipe_build_info",

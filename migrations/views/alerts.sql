@@ -67,6 +67,7 @@ CREATE TABLE IF NOT EXISTS alerts (
     held_by          TEXT,
     held_id          TEXT,
     cleared_at       INTEGER,
+    escalated_at     INTEGER,
     acknowledged_by  TEXT,
     acknowledged_at  INTEGER,
     acknowledgement  TEXT,
@@ -79,31 +80,6 @@ CREATE TABLE IF NOT EXISTS alerts (
 CREATE INDEX IF NOT EXISTS alerts_rule ON alerts (rule_id);
 CREATE INDEX IF NOT EXISTS alerts_open ON alerts (state) WHERE state IN ('pending', 'firing');
 
--- What happened and a rule wants to be told of, until its alert has fired.
-CREATE TABLE IF NOT EXISTS noticed (
-    rule_id            BLOB NOT NULL,
-    event_id           BLOB NOT NULL,
-    position           INTEGER NOT NULL,
-    occurred_at        INTEGER NOT NULL,
-    project_module     TEXT,
-    word               TEXT NOT NULL,
-    execution_id       BLOB,
-    source_identifiers TEXT NOT NULL,
-    detail             TEXT,
-    PRIMARY KEY (rule_id, event_id)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS noticed_position ON noticed (position);
-
--- Messages that an event of an alert calls for and that are not enqueued yet.
-CREATE TABLE IF NOT EXISTS owed (
-    delivery_id BLOB PRIMARY KEY,
-    cause       BLOB NOT NULL,
-    channel_id  BLOB NOT NULL,
-    alert       TEXT NOT NULL,
-    message     TEXT NOT NULL,
-    position    INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
 CREATE TABLE IF NOT EXISTS deliveries (
     created_position INTEGER PRIMARY KEY,
     id               BLOB NOT NULL UNIQUE,
@@ -112,6 +88,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
     channel_kind     TEXT NOT NULL,
     rule_id          BLOB,
     alert            TEXT,
+    group_key        TEXT,
     project_module   TEXT,
     payload          TEXT NOT NULL,
     status           TEXT NOT NULL,
@@ -125,7 +102,8 @@ CREATE TABLE IF NOT EXISTS deliveries (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS deliveries_due ON deliveries (next_attempt_at) WHERE status IN ('pending', 'retrying');
 CREATE INDEX IF NOT EXISTS deliveries_channel ON deliveries (channel_id);
-CREATE INDEX IF NOT EXISTS deliveries_alert ON deliveries (alert, channel_id);
+CREATE INDEX IF NOT EXISTS deliveries_alert ON deliveries (alert);
+CREATE INDEX IF NOT EXISTS deliveries_group ON deliveries (group_key, channel_id);
 CREATE INDEX IF NOT EXISTS deliveries_rule ON deliveries (rule_id);
 CREATE INDEX IF NOT EXISTS deliveries_status ON deliveries (status);
 

@@ -1,13 +1,10 @@
-//! Alerts, and the messages that they call for.
+//! Alerts.
 
 use beampipe_domain::alert::{Event as A, Fired, Pending, Subject};
-use beampipe_domain::delivery::Message;
-use beampipe_domain::id;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 use uuid::Uuid;
 
-use super::noticed;
 use crate::Envelope;
 use crate::counts::Counts;
 use crate::sql::{blob, json, micros, stream_rest};
@@ -20,8 +17,6 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
         A::Pending(e) => pending(db, envelope, e)?,
         A::Fired(e) => {
             fired(db, envelope, e)?;
-            owe(db, envelope, Message::Firing, &e.channel_ids)?;
-            noticed::told(db, rule_of(alert), &e.causes)?;
         }
         A::Acknowledged(e) => {
             let sql = "UPDATE alerts SET acknowledged_by = ?2, acknowledged_at = ?3, acknowledgement = ?4 WHERE id = ?1";
@@ -39,7 +34,10 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
             let sql = "UPDATE alerts SET state = 'resolved', resolved_at = ?2, resolved_reason = ?3, held_by = NULL, \
                        held_id = NULL WHERE id = ?1";
             db.prepare_cached(sql)?.execute((alert, micros(e.at), e.reason.as_str()))?;
-            owe(db, envelope, Message::Resolved, &e.channel_ids)?;
+        }
+        A::Escalated(e) => {
+            db.prepare_cached("UPDATE alerts SET escalated_at = ?2 WHERE id = ?1")?
+                .execute((alert, micros(e.at)))?;
         }
         A::Suppressed(e) => {
             let sql = "UPDATE alerts SET held_by = ?2, held_id = ?3 WHERE id = ?1";
@@ -109,7 +107,7 @@ fn rule_of(alert: &str) -> Uuid {
 
 fn pending(db: &Connection, envelope: &Envelope, e: &Pending) -> Result<()> {
     row(db, envelope, &e.subject, e.at)?;
-    let sql = "UPDATE alerts SET state = 'pending', value = ?2, causes = ?3, fired_at = NULL, cleared_at = NULL, \
+    let sql = "UPDATE alerts SET state = 'pending', value = ?2, causes = ?3, fired_at = NULL, cleared_at = NULL, escalated_at = NULL, \
                acknowledged_by = NULL, acknowledged_at = NULL, acknowledgement = NULL, resolved_at = NULL, \
                resolved_reason = NULL WHERE id = ?1";
     let alert = stream_rest(&envelope.recorded.stream);
@@ -128,6 +126,7 @@ fn fired(db: &Connection, envelope: &Envelope, e: &Fired) -> Result<()> {
          held_by = NULL, held_id = NULL, resolved_at = NULL, resolved_reason = NULL, \
          fired_at = CASE WHEN number = ?8 THEN fired_at ELSE ?9 END, \
          cleared_at = CASE WHEN number = ?8 THEN cleared_at END, \
+         escalated_at = CASE WHEN number = ?8 THEN escalated_at END, \
          acknowledged_by = CASE WHEN number = ?8 THEN acknowledged_by END, \
          acknowledged_at = CASE WHEN number = ?8 THEN acknowledged_at END, \
          acknowledgement = CASE WHEN number = ?8 THEN acknowledgement END, number = ?8 WHERE id = ?1",
@@ -147,26 +146,5 @@ fn fired(db: &Connection, envelope: &Envelope, e: &Fired) -> Result<()> {
         "UPDATE rules SET last_fired_at = ?2 WHERE id = (SELECT rule_id FROM alerts WHERE id = ?1)",
     )?
     .execute((alert, micros(e.at)))?;
-    Ok(())
-}
-
-/// Each of these channels is owed a message, unless it is enqueued already.
-fn owe(db: &Connection, envelope: &Envelope, message: Message, channels: &[Uuid]) -> Result<()> {
-    let recorded = &envelope.recorded;
-    let mut statement = db.prepare_cached(
-        "INSERT OR IGNORE INTO owed (delivery_id, cause, channel_id, alert, message, position) \
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM deliveries WHERE id = ?1)",
-    )?;
-    for channel in channels {
-        let delivery = id::delivery(recorded.id, *channel);
-        statement.execute((
-            blob(&delivery),
-            blob(&recorded.id),
-            blob(channel),
-            stream_rest(&recorded.stream),
-            message.as_str(),
-            recorded.position,
-        ))?;
-    }
     Ok(())
 }

@@ -14,11 +14,10 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
     let key = blob(&id);
     match event {
         D::Enqueued(e) => {
-            db.prepare_cached("DELETE FROM owed WHERE delivery_id = ?1")?.execute([key])?;
             db.prepare_cached(
                 "INSERT INTO deliveries (created_position, id, message, channel_id, channel_kind, rule_id, alert, \
-                 project_module, payload, status, attempts, next_attempt_at, created_at, revision) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'pending', 0, ?10, ?11, ?12)",
+                 group_key, project_module, payload, status, attempts, next_attempt_at, created_at, revision) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'pending', 0, ?11, ?12, ?13)",
             )?
             .execute(params![
                 recorded.position,
@@ -28,6 +27,7 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
                 e.channel_kind,
                 blob_of(e.rule_id.as_ref()),
                 e.alert,
+                e.group.as_ref().or(e.alert.as_ref()),
                 e.project_module,
                 json(&e.payload),
                 micros(e.next_attempt_at),

@@ -5,7 +5,6 @@ use beampipe_domain::rule::{self, Event as R};
 use beampipe_domain::silence::Event as S;
 use rusqlite::{Connection, Result, params};
 
-use super::noticed;
 use crate::Envelope;
 use crate::sql::{blob, json, micros, stream_id};
 
@@ -107,13 +106,7 @@ pub fn rule(db: &Connection, envelope: &Envelope, event: &R) -> Result<()> {
             .prepare_cached("UPDATE rules SET removed = 1, updated_at = ?2, revision = ?3 WHERE id = ?1")?
             .execute((key, now, recorded.revision))?,
     };
-    // What was noticed for a version that wanted it is told all the same, unless the rule watches no more.
-    let watches = match event {
-        R::Created(_) => true,
-        R::Updated(e) => e.spec.enabled && e.spec.trigger.is_occurrence(),
-        R::Removed(_) => false,
-    };
-    if watches { Ok(()) } else { noticed::forget(db, id) }
+    Ok(())
 }
 
 pub fn silence(db: &Connection, envelope: &Envelope, event: &S) -> Result<()> {

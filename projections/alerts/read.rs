@@ -95,6 +95,7 @@ row! {
         pub held_by: Option<String>,
         pub held_id: Option<String>,
         pub cleared_at: Option<DateTime<Utc>>,
+        pub escalated_at: Option<DateTime<Utc>>,
         pub acknowledged_by: Option<String>,
         pub acknowledged_at: Option<DateTime<Utc>>,
         pub acknowledgement: Option<String>,
@@ -102,35 +103,6 @@ row! {
         pub resolved_reason: Option<String>,
         pub last_event_id: Uuid,
         pub last_event_at: DateTime<Utc>,
-    }
-}
-
-row! {
-    /// Something that happened and a rule wants to be told of.
-    pub struct Noticed {
-        pub rule_id: Uuid,
-        pub event_id: Uuid,
-        pub position: u64,
-        pub occurred_at: DateTime<Utc>,
-        pub project_module: Option<String>,
-        /// How an execution ended, or `changed`.
-        pub word: String,
-        pub execution_id: Option<Uuid>,
-        pub source_identifiers: Vec<String>,
-        pub detail: Option<String>,
-    }
-}
-
-row! {
-    /// A message that an event of an alert calls for and that is not enqueued yet.
-    pub struct Owed {
-        pub delivery_id: Uuid,
-        /// The event.
-        pub cause: Uuid,
-        pub channel_id: Uuid,
-        pub alert: String,
-        pub message: String,
-        pub position: u64,
     }
 }
 
@@ -143,6 +115,7 @@ row! {
         pub channel_id: Uuid,
         pub channel_kind: String,
         pub rule_id: Option<Uuid>,
+        /// The alert that it tells of first.
         pub alert: Option<String>,
         pub project_module: Option<String>,
         pub payload: serde_json::Value,
@@ -225,8 +198,9 @@ impl Alerts {
     /// The rules that name a channel, by name.
     pub fn rules_of_channel(&self, channel: Uuid) -> Result<Vec<Rule>, ReadModelError> {
         let sql = format!(
-            "SELECT {} FROM rules WHERE removed = 0 AND EXISTS \
-             (SELECT 1 FROM json_each(spec, '$.channel_ids') WHERE value = ?1) ORDER BY name",
+            "SELECT {} FROM rules WHERE removed = 0 AND (EXISTS \
+             (SELECT 1 FROM json_each(spec, '$.channel_ids') WHERE value = ?1) OR EXISTS \
+             (SELECT 1 FROM json_each(spec, '$.escalation.channel_ids') WHERE value = ?1)) ORDER BY name",
             Rule::columns()
         );
         self.0.all(&sql, [channel.to_string()], Rule::from_row)
@@ -274,24 +248,6 @@ impl Alerts {
         self.0.all(&sql, (before, limit, offset, state, blob_of(rule.as_ref())), Alert::from_row)
     }
 
-    /// What rules want to be told of, oldest first.
-    pub fn noticed(&self, limit: u64) -> Result<Vec<Noticed>, ReadModelError> {
-        let sql = format!("SELECT {} FROM noticed ORDER BY position, rule_id LIMIT ?1", Noticed::columns());
-        self.0.all(&sql, [i64::try_from(limit).unwrap_or(i64::MAX)], Noticed::from_row)
-    }
-
-    /// When somebody was last told of an alert of a rule.
-    pub fn said_at(&self, rule: Uuid) -> Result<Option<DateTime<Utc>>, ReadModelError> {
-        let sql = "SELECT max(said_at) FROM alerts WHERE rule_id = ?1";
-        Ok(self.0.one(sql, [blob(&rule)], |row| crate::sql::column(row, 0))?.flatten())
-    }
-
-    /// What is to be enqueued, oldest first.
-    pub fn owed(&self, limit: u64) -> Result<Vec<Owed>, ReadModelError> {
-        let sql = format!("SELECT {} FROM owed ORDER BY position LIMIT ?1", Owed::columns());
-        self.0.all(&sql, [i64::try_from(limit).unwrap_or(i64::MAX)], Owed::from_row)
-    }
-
     pub fn delivery(&self, id: Uuid) -> Result<Option<Delivery>, ReadModelError> {
         let sql = format!("SELECT {} FROM deliveries WHERE id = ?1", Delivery::columns());
         self.0.one(&sql, [blob(&id)], Delivery::from_row)
@@ -326,12 +282,12 @@ impl Alerts {
         self.0.all(&sql, [blob(&delivery)], Attempt::from_row)
     }
 
-    /// Deliveries whose next attempt is due, the longest due first. Of one alert and channel the messages go in their order: that
+    /// Deliveries whose next attempt is due, the longest due first. Of one group and channel the messages go in their order: that
     /// it is resolved does not overtake that it fires.
     pub fn due(&self, now: DateTime<Utc>, limit: u64) -> Result<Vec<Delivery>, ReadModelError> {
         let sql = format!(
             "SELECT {} FROM deliveries WHERE status IN ('pending', 'retrying') AND next_attempt_at <= ?1 \
-             AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier WHERE earlier.alert = deliveries.alert \
+             AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier WHERE earlier.group_key = deliveries.group_key \
              AND earlier.channel_id = deliveries.channel_id AND earlier.status IN ('pending', 'retrying') \
              AND earlier.created_position < deliveries.created_position) \
              ORDER BY next_attempt_at, created_position LIMIT ?2",

@@ -97,27 +97,19 @@ fn tried(outcome: Outcome, second: i64) -> DC {
 }
 
 #[test]
-fn a_message_is_owed_from_the_event_that_calls_for_it_until_it_is_enqueued() {
+fn a_message_is_due_from_its_time_on_and_what_fires_is_counted() {
     let mut told = Told::new();
     told.see(10, true);
     let delivery = told.called_for();
-    let owed = told.fold().1.owed(10).unwrap();
-    assert_eq!(owed.len(), 1);
-    assert_eq!(
-        (owed[0].delivery_id, owed[0].channel_id, owed[0].message.as_str()),
-        (delivery, id(1), "firing")
-    );
     let mut state = DS::default();
     told.deliver(delivery, &mut state, enqueue());
     let (folded, alerts) = told.fold();
-    assert_eq!(alerts.owed(10).unwrap(), vec![]);
     assert_eq!(alerts.due(at(29), 10).unwrap(), vec![]);
     assert_eq!(alerts.due(at(30), 10).unwrap()[0].id, delivery);
     assert_eq!(folded.gauges.alerts.firing["critical"], 1);
     assert_eq!(folded.gauges.alerts.firing["info"], 0);
     told.see(40, false);
     let (folded, alerts) = told.fold();
-    assert_eq!(alerts.owed(10).unwrap()[0].message, "resolved");
     assert_eq!(folded.gauges.alerts.firing["critical"], 0);
     let rule = alerts.rule(id(5)).unwrap().unwrap();
     assert_eq!(rule.last_fired_at, Some(at(10)));
@@ -239,61 +231,6 @@ fn the_rows_do_not_depend_on_where_batches_are_cut() {
     };
     let one_by_one = vec![1; told.history.envelopes.len()];
     assert_eq!(of(told.history.fold::<Projected>(&one_by_one).rows()), of(whole));
-}
-
-#[test]
-fn what_happens_is_noticed_for_the_rules_that_watch_for_it_until_an_alert_names_it() {
-    use beampipe_domain::execution::{Event as X, Failed, NotSubmitted};
-    use beampipe_domain::rule::{Ending, Trigger};
-    use beampipe_domain::source::{DiscoveryChanged, Event as S};
-
-    let mut history = History::default();
-    let rule = |n: u128, trigger: Trigger, project: Option<&str>, enabled: bool, history: &mut History| {
-        let project_module = project.map(Into::into);
-        let spec = rule::Spec { trigger, project_module, enabled, ..rule::Spec::default() };
-        let mut state = RS::default();
-        assert!(history.decide(&format!("rule-{}", id(n)), &mut state, RC::Create { spec }));
-        state
-    };
-    let terminal = || Trigger::ExecutionTerminal { statuses: vec![Ending::Failed] };
-    let failed = || X::Failed(Failed { error: "one drop".into(), ..Failed::default() });
-    history.tell(&format!("execution-{}", id(50)), failed());
-    let mut first = rule(1, terminal(), None, true, &mut history);
-    rule(2, terminal(), Some("other"), true, &mut history);
-    rule(3, terminal(), Some("p"), false, &mut history);
-    rule(4, Trigger::DiscoveryChanged {}, Some("p"), true, &mut history);
-    history.tell(&format!("execution-{}", id(51)), X::NotSubmitted(NotSubmitted::default()));
-    history.tell(&format!("execution-{}", id(52)), failed());
-    let cause = history.envelopes.last().unwrap().recorded.id;
-    let changed = DiscoveryChanged { source_identifier: "A".into(), ..DiscoveryChanged::default() };
-    history.tell(&format!("source-{}", id(60)), S::DiscoveryChanged(changed));
-    let noticed = |history: &History| {
-        let folded = history.fold::<Projected>(&[1, 2]);
-        Alerts(folded.reader.clone()).noticed(10).unwrap()
-    };
-    let rows = noticed(&history);
-    let words: Vec<_> = rows.iter().map(|row| (row.rule_id, row.word.as_str(), row.execution_id)).collect();
-    assert_eq!(
-        words,
-        [(id(1), "failed", Some(id(52))), (id(4), "changed", None)],
-        "what came after the rule"
-    );
-    assert_eq!(
-        (rows[0].detail.as_deref(), &rows[1].source_identifiers[..]),
-        (Some("one drop"), &["A".into()][..])
-    );
-    let observation = Observation {
-        at: at(100),
-        seen: Seen::Holds { value: None, summary: "failed".into(), causes: vec![cause] },
-        ..Observation::default()
-    };
-    let stream = format!("alert-{}-{}", id(1), ids::fingerprint(&BTreeMap::new(), Some(cause)));
-    assert!(history.decide(&stream, &mut AS::default(), AC::Occur(Box::new(observation))));
-    assert_eq!(noticed(&history).iter().map(|row| row.rule_id).collect::<Vec<_>>(), [id(4)]);
-    history.tell(&format!("execution-{}", id(53)), failed());
-    assert_eq!(noticed(&history).len(), 2);
-    assert!(history.decide(&format!("rule-{}", id(1)), &mut first, RC::Remove { expected: None }));
-    assert_eq!(noticed(&history).len(), 1, "a rule that is gone is told of nothing");
 }
 
 #[test]

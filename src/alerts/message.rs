@@ -8,38 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use beampipe_domain::channel::Template;
 use beampipe_domain::delivery::Message;
-use beampipe_projections::alerts::Alert;
 use chrono::{DateTime, Utc};
 use ring::hmac;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value, json};
-
-/// What is said of an alert, whoever it is said to.
-pub fn of_alert(alert: &Alert, message: Message) -> Value {
-    let about = |name: &str| alert.about.get(name).cloned().unwrap_or_default();
-    let mut links = Map::new();
-    if let Some(id) = about("execution_id").as_str() {
-        links.insert("execution".into(), format!("/api/v2/executions/{id}").into());
-    }
-    if let Some(runbook) = alert.about["annotations"].get("runbook_url") {
-        links.insert("runbook".into(), runbook.clone());
-    }
-    json!({
-        "alert": alert.rule_name,
-        "status": message.as_str(),
-        "severity": alert.severity,
-        "project_module": alert.project_module,
-        "summary": alert.summary,
-        "execution_id": about("execution_id"),
-        "source_identifiers": about("source_identifiers"),
-        "changed_count": about("changed_count"),
-        "labels": alert.labels,
-        "links": links,
-        "fired_at": alert.fired_at,
-        "resolved_at": alert.resolved_at,
-        "rule_id": alert.rule_id,
-    })
-}
+use serde_json::{Value, json};
 
 /// What a test says.
 pub fn of_test(channel: &str, now: DateTime<Utc>) -> Value {

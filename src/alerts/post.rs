@@ -1,25 +1,20 @@
-//! The **post**: a process manager that enqueues what alerts call for, and tries what is due, while this process acts as
-//! scheduler.
+//! The **post**: a process manager that tries deliveries that are due, while this process acts as scheduler.
 //!
-//! Its to-do lists are read models, `owed` and the deliveries that are due; it acts when they have caught up with the lease it
-//! acts under. It keeps nothing of its own but which attempts run now, so that a process that takes over goes on where the
+//! Its to-do list is a read model, the deliveries that are due; it acts when that has caught up with the lease it acts under. It keeps nothing of its own but which attempts run now, so that a process that takes over goes on where the
 //! log is. A channel that hangs holds only its own places.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use beampipe_domain::channel::Channel;
-use beampipe_domain::delivery::{Command, Delivery, Enqueued, MAX_ATTEMPTS, Message};
 use beampipe_projections::Models;
-use beampipe_projections::alerts::{self as rows, Owed};
+use beampipe_projections::alerts as rows;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::deliver::Sender;
-use super::message;
-use crate::handle::{Context, HandleError};
+use crate::handle::Context;
 use crate::work::lease::Acting;
 
 /// How often is looked for what is due.
@@ -27,10 +22,10 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Attempts at once, and at once to one channel.
 const AT_ONCE: usize = 32;
 const TO_ONE_CHANNEL: usize = 4;
-/// How many messages are enqueued, and looked at whether they are due, in one turn.
+/// How many messages are looked at whether they are due, in one turn.
 const IN_A_TURN: u64 = 1000;
 
-/// Enqueues and delivers, while this process acts as scheduler, until it is stopped.
+/// Delivers, while this process acts as scheduler, until it is stopped.
 pub async fn run(sender: Sender, models: Arc<Models>, mut acting: Acting, stop: CancellationToken) {
     let mut post = Post { sender, models, running: HashMap::new(), attempts: JoinSet::new() };
     let mut looks = tokio::time::interval(EVERY);
@@ -49,7 +44,7 @@ pub async fn run(sender: Sender, models: Arc<Models>, mut acting: Acting, stop: 
             continue;
         }
         if let Err(error) = post.turn().await {
-            tracing::warn!(%error, "what alerts call for could not be seen to");
+            tracing::warn!(%error, "what is due could not be delivered");
         }
     }
     // An attempt has a bound of its own; what it ended as is recorded before the process goes.
@@ -84,54 +79,9 @@ impl Post {
         let context = Context::system(self.sender.handle.clock(), "scheduler/post");
         let models = self.models.clone();
         let now = self.sender.handle.clock().now();
-        let read = move || {
-            let alerts = models.alerts();
-            let owed = alerts.owed(IN_A_TURN)?;
-            let with: Result<Vec<_>, _> =
-                owed.into_iter().map(|one| Ok((alerts.alert(&one.alert)?, one))).collect();
-            Ok::<_, beampipe_projections::ReadModelError>((with?, alerts.due(now, IN_A_TURN)?))
-        };
-        let (owed, due) = tokio::task::spawn_blocking(read).await??;
-        for (alert, owed) in owed {
-            if let Err(error) = self.enqueue(&context, alert, &owed).await {
-                tracing::warn!(delivery = %owed.delivery_id, %error, "a message could not be enqueued");
-            }
-        }
+        let read = move || models.alerts().due(now, IN_A_TURN);
+        let due = tokio::task::spawn_blocking(read).await??;
         self.try_what_is_due(&context, due);
-        Ok(())
-    }
-
-    /// Enqueues a message; one that is enqueued already is left as it is.
-    async fn enqueue(
-        &self,
-        context: &Context,
-        alert: Option<rows::Alert>,
-        owed: &Owed,
-    ) -> Result<(), HandleError> {
-        let Some(alert) = alert else { return Ok(()) };
-        let handle = &self.sender.handle;
-        let channel = handle.load::<Channel>(&owed.channel_id.to_string()).await?.state;
-        let kind = match &channel {
-            Channel::Absent => "unknown",
-            Channel::Active(facts) | Channel::Removed(facts) => facts.spec.config.kind(),
-        };
-        let message = Message::parse(&owed.message).unwrap_or_default();
-        let order = Enqueued {
-            message,
-            channel_id: owed.channel_id,
-            channel_kind: kind.to_owned(),
-            rule_id: Some(alert.rule_id),
-            alert: Some(owed.alert.clone()),
-            project_module: alert.project_module.clone(),
-            dedup_key: owed.alert.clone(),
-            payload: message::of_alert(&alert, message),
-            next_attempt_at: handle.clock().now(),
-            max_attempts: MAX_ATTEMPTS,
-        };
-        let command = Command::Enqueue(Box::new(order));
-        handle
-            .handle::<Delivery>(&owed.delivery_id.to_string(), &context.because_of(owed.cause), command)
-            .await?;
         Ok(())
     }
 

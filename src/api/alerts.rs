@@ -52,6 +52,7 @@ fn shape(api: &Api, row: &rows::Alert) -> Value {
         "value": row.value,
         "causes": row.causes,
         "held_back": held,
+        "escalated_at": row.escalated_at,
         "acknowledged_by": by,
         "acknowledged_at": row.acknowledged_at,
         "acknowledgement": row.acknowledgement,

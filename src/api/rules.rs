@@ -18,7 +18,6 @@ use super::matching::{Seen, tagged};
 use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 use super::sources::{goes_on, next_link, window};
-use crate::alerts::evaluate::JUDGED;
 
 /// What may be sent.
 mod draft;
@@ -48,6 +47,13 @@ fn shape(row: &rows::Rule, warnings: &[String]) -> Value {
         "keep_firing_for_seconds": spec.keep_firing_for_seconds,
         "no_data": spec.no_data,
         "repeat_interval_seconds": spec.repeat_interval_seconds,
+        "group_by": spec.group_by,
+        "group_wait_seconds": spec.group_wait_seconds,
+        "group_interval_seconds": spec.group_interval_seconds,
+        "escalation": spec.escalation,
+        "quiet_hours": draft::hours(spec.quiet_hours.as_ref()),
+        "flapping": spec.flapping,
+        "inhibits": spec.inhibits,
         "labels": spec.labels,
         "annotations": spec.annotations,
         "enabled": spec.enabled,
@@ -67,9 +73,6 @@ fn unknown(rule: Uuid) -> Problem {
 fn warnings(spec: &Spec, channels: &[rows::Channel]) -> Vec<String> {
     if !spec.enabled {
         return vec![];
-    }
-    if !JUDGED.contains(&spec.trigger.kind()) {
-        return vec![format!("{} is kept and not judged by this release", spec.trigger.kind())];
     }
     if spec.channel_ids.is_empty() {
         return vec!["the rule names no channel: it fires and tells nobody".to_owned()];
@@ -124,12 +127,15 @@ impl Api {
         }
         // A channel of a moment ago counts.
         self.settle(self.handle.log().head().position).await;
-        let channels = self.channels_of(&spec.channel_ids).await?;
-        for (index, id) in spec.channel_ids.iter().enumerate() {
-            if channels.iter().all(|channel| channel.id != *id) {
-                let error =
-                    FieldError::new(format!("channel_ids[{index}]"), format!("there is no channel {id}"));
-                errors.push(error.hint("GET /notification-channels lists them"));
+        let escalated = spec.escalation.as_ref().map_or(&[][..], |escalation| &escalation.channel_ids);
+        for (field, ids) in [("channel_ids", &spec.channel_ids[..]), ("escalation.channel_ids", escalated)] {
+            let channels = self.channels_of(ids).await?;
+            for (index, id) in ids.iter().enumerate() {
+                if channels.iter().all(|channel| channel.id != *id) {
+                    let error =
+                        FieldError::new(format!("{field}[{index}]"), format!("there is no channel {id}"));
+                    errors.push(error.hint("GET /notification-channels lists them"));
+                }
             }
         }
         Ok(())

@@ -4,23 +4,26 @@
 //!
 //! Inactive ─Observe: holds→ Pending ─holds for `for`→ Firing ─ends, and stays so for `keep_firing_for`→ Inactive
 //!              │               └─ends→ Inactive          ├─ends→ Firing (cleared) ─holds again→ Firing
-//!              └─holds, no `for`→ Firing                 └─Acknowledge→ Firing (not said again)
+//!              └─holds, no `for`→ Firing                 ├─nobody acknowledges it→ Firing (others are told too)
+//!                                                        └─Acknowledge→ Firing (not said again)
 //!
 //! Something that happened: Inactive ─Occur→ Told, once for each cause, because the cause is part of the fingerprint.
 //!
 //! Invariants: nothing fires twice for one observation, whoever makes it (`the_same_observation_again_is_not_an_event`,
 //! `an_older_observation_changes_nothing`, `an_occurrence_is_told_once`); whoever was told that it fires is told once that it
 //! is resolved (`who_was_told_is_told_once_that_it_is_resolved`); what was held back is said when nothing holds it back any
-//! more (`what_was_held_back_is_said_later_if_it_still_fires`). Whether a condition holds is seen by others; delivering is
+//! more (`what_was_held_back_is_said_later_if_it_still_fires`); what comes and goes is not said each time
+//! (`an_alert_that_comes_and_goes_is_said_until_it_flaps_and_again_when_it_is_steady`); what nobody acknowledges is told to
+//! others, once (`what_nobody_acknowledges_is_told_to_others_once`). Whether a condition holds is seen by others; delivering is
 //! [`delivery`](crate::delivery)'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::rule::{NoData, Severity, scope};
+use crate::rule::{Escalation, Flapping, NoData, Severity, scope};
 use crate::{Aggregate, Rejection};
 
 mod observe;
@@ -31,7 +34,12 @@ pub use observe::{Observation, Seen};
 words! {
     /// Why nobody was told.
     #[derive(Default)]
-    pub enum Holder { #[default] Silence = "silence", Inhibition = "inhibition", Cooldown = "cooldown" }
+    pub enum Holder {
+        #[default] Silence = "silence",
+        Inhibition = "inhibition",
+        Cooldown = "cooldown",
+        Flapping = "flapping",
+    }
 }
 
 words! {
@@ -125,6 +133,13 @@ payload! {
         pub channel_ids: Vec<Uuid>,
     }
 
+    /// `alert.escalated`: nobody has acknowledged it for as long as the rule says.
+    pub struct Escalated {
+        pub at: DateTime<Utc>,
+        /// Who is told too.
+        pub channel_ids: Vec<Uuid>,
+    }
+
     /// `alert.suppressed`: it fires, and nobody is told.
     pub struct Suppressed {
         pub at: DateTime<Utc>,
@@ -140,6 +155,7 @@ pub enum Event {
     Cleared(Cleared),
     Reactivated(Reactivated),
     Resolved(Resolved),
+    Escalated(Escalated),
     Suppressed(Suppressed),
 }
 
@@ -162,12 +178,15 @@ pub enum Command {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Firing {
     pub since: DateTime<Utc>,
+    /// When it was first said, in this firing.
+    pub first_said_at: Option<DateTime<Utc>>,
     pub said: u32,
     /// Who was told, in this firing.
     pub told: Vec<Uuid>,
     /// Since when the condition has ended.
     pub cleared_at: Option<DateTime<Utc>>,
     pub acknowledged: bool,
+    pub escalated: bool,
     pub held_back: Option<HeldBack>,
 }
 
@@ -187,13 +206,20 @@ pub enum Phase {
 pub struct Alert {
     pub phase: Phase,
     pub subject: Subject,
+    /// What was said of it last.
+    pub summary: String,
     /// How often it began to fire.
     pub number: u64,
     /// When somebody was told last that it fires.
     pub said_at: Option<DateTime<Utc>>,
     /// Of the last event.
     pub at: Option<DateTime<Utc>>,
+    /// When it began to fire, the last times.
+    pub begun: VecDeque<DateTime<Utc>>,
 }
+
+/// How many beginnings are remembered: no rule asks for more.
+pub const MOST_BEGINNINGS: usize = 20;
 
 impl Aggregate for Alert {
     type Event = Event;
@@ -232,6 +258,10 @@ impl Aggregate for Alert {
             Event::Cleared(e) => self.change(Some(e.at), |firing| firing.cleared_at = Some(e.at)),
             Event::Reactivated(e) => self.change(Some(e.at), |firing| firing.cleared_at = None),
             Event::Resolved(e) => (self.phase, self.at) = (Phase::Inactive, Some(e.at)),
+            Event::Escalated(e) => self.change(Some(e.at), |firing| {
+                firing.escalated = true;
+                firing.tell(&e.channel_ids);
+            }),
             Event::Suppressed(e) => {
                 let held_back = Some(e.held_back.clone());
                 self.change(Some(e.at), |firing| firing.held_back = held_back);
@@ -254,6 +284,16 @@ impl Aggregate for Alert {
     }
 }
 
+impl Firing {
+    fn tell(&mut self, channels: &[Uuid]) {
+        for channel in channels {
+            if !self.told.contains(channel) {
+                self.told.push(*channel);
+            }
+        }
+    }
+}
+
 impl Alert {
     fn fired(&mut self, e: &Fired) {
         let before = match &self.phase {
@@ -261,6 +301,7 @@ impl Alert {
             _ => None,
         };
         (self.subject, self.number, self.at) = (e.subject.clone(), e.number, Some(e.at));
+        self.summary.clone_from(&e.summary);
         if e.said > 0 {
             self.said_at = Some(e.at);
         }
@@ -268,13 +309,16 @@ impl Alert {
             self.phase = Phase::Told;
             return;
         }
+        if before.is_none() {
+            self.begun.push_back(e.at);
+            self.begun.drain(..self.begun.len().saturating_sub(MOST_BEGINNINGS));
+        }
         let mut firing = before.unwrap_or(Firing { since: e.since, ..Firing::default() });
         (firing.said, firing.held_back) = (e.said, None);
-        for channel in &e.channel_ids {
-            if !firing.told.contains(channel) {
-                firing.told.push(*channel);
-            }
+        if e.said > 0 {
+            firing.first_said_at.get_or_insert(e.at);
         }
+        firing.tell(&e.channel_ids);
         self.phase = Phase::Firing(Box::new(firing));
     }
 

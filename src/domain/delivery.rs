@@ -36,8 +36,15 @@ payload! {
         pub channel_id: Uuid,
         pub channel_kind: String,
         pub rule_id: Option<Uuid>,
-        /// The alert's stream, without its category.
+        /// The alert's stream, without its category; of several, the first.
         pub alert: Option<String>,
+        /// Which alerts are told together.
+        pub group: Option<String>,
+        /// The events of alerts that it tells of.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub causes: Vec<Uuid>,
+        /// The point of the grid at which it was decided.
+        pub at: Option<DateTime<Utc>>,
         pub project_module: Option<String>,
         /// What the receiver tells repetitions, and a resolution, by.
         pub dedup_key: String,

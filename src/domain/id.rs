@@ -93,6 +93,11 @@ pub fn delivery(cause: Uuid, channel: Uuid) -> Uuid {
     derive("delivery", &[cause.as_bytes(), channel.as_bytes()])
 }
 
+/// A rule's summary of the time up to `until`, in seconds since 1970.
+pub fn summary(rule: Uuid, until: i64) -> Uuid {
+    derive("summary", &[rule.as_bytes(), &until.to_be_bytes()])
+}
+
 /// A foreign request id that is no UUID.
 pub fn correlation(foreign: &str) -> Uuid {
     derive("correlation", &[foreign.as_bytes()])

@@ -15,10 +15,12 @@ mod macros;
 pub mod account;
 pub mod admission;
 pub mod alert;
+pub mod alerting;
 pub mod channel;
 pub mod delivery;
 pub mod dependency;
 pub mod execution;
+pub mod follower;
 pub mod id;
 pub mod job;
 pub mod lease;
@@ -104,7 +106,7 @@ macro_rules! all_events {
 all_events! {
     Source source, Execution execution, Project project, Profile profile, Job job, Worker worker,
     Dependency dependency, Lease lease, Account account, Session session, Channel channel, Rule rule,
-    Silence silence, Alert alert, Delivery delivery,
+    Silence silence, Alert alert, Delivery delivery, Follower follower,
 }
 
 payload! {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use beampipe_domain::alerting::expression::Condition;
 use beampipe_domain::rule::{NoData, Severity, Spec, Trigger};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -10,10 +11,14 @@ use uuid::Uuid;
 use crate::api::fields::Fields;
 use crate::api::problem::FieldError;
 
+mod telling;
+pub use telling::hours;
+
 /// What an answer has beside a draft: consoles send whole answers back.
 const READ_ONLY: &[&str] = &["uuid", "version", "last_fired_at", "created_at", "updated_at", "warnings"];
 const KNOWN: &str = "name, project_module, severity, trigger_kind, trigger_config, channel_ids, cooldown_minutes, \
-                     for_seconds, keep_firing_for_seconds, no_data, repeat_interval_seconds, labels, annotations, enabled";
+                     for_seconds, keep_firing_for_seconds, no_data, repeat_interval_seconds, group_by, group_wait_seconds, group_interval_seconds, escalation, \
+                     quiet_hours, flapping, inhibits, labels, annotations, enabled";
 const MOST_CHANNELS: usize = 50;
 const MOST_LABELS: usize = 50;
 /// A month, in seconds: the longest span of a rule.
@@ -50,6 +55,8 @@ pub fn read(draft: Map<String, Value>, present: Option<&Spec>) -> (Option<Spec>,
     let cooldown_minutes = span("cooldown_minutes", kept.cooldown_minutes, LONGEST / 60);
     let for_seconds = span("for_seconds", kept.for_seconds, LONGEST);
     let keep_firing_for_seconds = span("keep_firing_for_seconds", kept.keep_firing_for_seconds, LONGEST);
+    let group_wait_seconds = span("group_wait_seconds", kept.group_wait_seconds, LONGEST);
+    let group_interval_seconds = span("group_interval_seconds", kept.group_interval_seconds, LONGEST);
     let repeat_interval_seconds = match fields.presence("repeat_interval_seconds") {
         None => kept.repeat_interval_seconds,
         Some(_) => fields.number("repeat_interval_seconds", 60, LONGEST),
@@ -57,6 +64,11 @@ pub fn read(draft: Map<String, Value>, present: Option<&Spec>) -> (Option<Spec>,
     let severity = word(&mut fields, "severity", kept.severity, "info, warning or critical", Severity::parse);
     let no_data = word(&mut fields, "no_data", kept.no_data, "keep, resolve or fire", NoData::parse);
     let channel_ids = channels(&mut fields, kept.channel_ids);
+    let group_by = telling::group_by(&mut fields, kept.group_by);
+    let escalation = telling::escalation(&mut fields, kept.escalation);
+    let quiet_hours = telling::quiet_hours(&mut fields, kept.quiet_hours);
+    let flapping = telling::flapping(&mut fields, kept.flapping);
+    let inhibits = telling::inhibits(&mut fields, kept.inhibits);
     let labels = texts(&mut fields, "labels", kept.labels);
     let annotations = texts(&mut fields, "annotations", kept.annotations);
     let enabled = match fields.presence("enabled") {
@@ -66,6 +78,9 @@ pub fn read(draft: Map<String, Value>, present: Option<&Spec>) -> (Option<Spec>,
             kept.enabled
         }
     };
+    if let Some(trigger) = &trigger {
+        fit(&mut fields, trigger, escalation.is_some(), project_module.is_some());
+    }
     let errors = fields.finish(READ_ONLY, KNOWN);
     let (Some(name), Some(trigger)) = (name, trigger) else { return (None, errors) };
     let spec = Spec {
@@ -80,6 +95,13 @@ pub fn read(draft: Map<String, Value>, present: Option<&Spec>) -> (Option<Spec>,
         keep_firing_for_seconds,
         no_data,
         repeat_interval_seconds,
+        group_by,
+        group_wait_seconds,
+        group_interval_seconds,
+        escalation,
+        quiet_hours,
+        flapping,
+        inhibits,
         labels,
         annotations,
     };
@@ -197,9 +219,52 @@ fn check(fields: &mut Fields, trigger: &Trigger) -> bool {
         Trigger::DailySummary { window_hours } => {
             ("window_hours", (1..=LONGEST / 3600).contains(window_hours), "from 1 to 744")
         }
+        Trigger::ExecutionStuck { max_age_seconds }
+        | Trigger::QueueAge { max_age_seconds, .. }
+        | Trigger::SubmissionUncertain { max_age_seconds } => {
+            ("max_age_seconds", (1..=LONGEST).contains(max_age_seconds), "from 1 to 2678400")
+        }
+        Trigger::ProjectionLag { max_lag_seconds } => {
+            ("max_lag_seconds", (30..=LONGEST).contains(max_lag_seconds), "from 30 to 2678400")
+        }
+        Trigger::ErrorRate { window_minutes, ratio, min_ended } => {
+            let good = (1..=LONGEST / 60).contains(window_minutes) && *min_ended > 0;
+            let field = if good { "ratio" } else { "window_minutes" };
+            let ratio = *ratio > 0.0 && *ratio <= 1.0;
+            (
+                field,
+                good && ratio,
+                "ratio above 0 and up to 1, window_minutes from 1 to 44640, min_ended at least 1",
+            )
+        }
+        Trigger::Expression { expression } => {
+            if let Err(error) = Condition::check(expression) {
+                let hint = "a condition in CEL, such as pending > 100 && last_hour.completed == 0; docs/alerting.md lists the names";
+                fields.refuse("trigger_config.expression", error, hint);
+                return false;
+            }
+            return true;
+        }
+        Trigger::WorkerLost {} | Trigger::Heartbeat {} => return true,
     };
     if !good {
         fields.refuse(&format!("trigger_config.{field}"), "is out of range", hint);
     }
     good
+}
+
+/// Whether the settings of a rule go with its trigger.
+fn fit(fields: &mut Fields, trigger: &Trigger, escalates: bool, of_project: bool) {
+    if escalates && trigger.is_occurrence() {
+        let hint = "take it away, or watch a condition that lasts";
+        fields.refuse(
+            "escalation",
+            format!("{} is told once and cannot be acknowledged", trigger.kind()),
+            hint,
+        );
+    }
+    if of_project && trigger.is_of_the_installation() && !matches!(trigger, Trigger::DependencyDown { .. }) {
+        let hint = "leave it out, or send \"\"";
+        fields.refuse("project_module", format!("{} is of the installation", trigger.kind()), hint);
+    }
 }

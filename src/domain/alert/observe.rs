@@ -32,6 +32,8 @@ pub struct Observation {
     pub no_data: NoData,
     pub repeat_interval_seconds: Option<u64>,
     pub cooldown_seconds: u64,
+    pub escalation: Option<Escalation>,
+    pub flapping: Flapping,
     pub held_back: Option<HeldBack>,
 }
 
@@ -88,16 +90,28 @@ impl Alert {
         }
     }
 
-    /// What holds a message back: what the caller knows of, or that something was said not long ago.
-    fn held_back(&self, seen: &Observation) -> Option<HeldBack> {
+    /// How often it began to fire within the window that ends at `at`.
+    fn beginnings(&self, seen: &Observation) -> usize {
+        let window = TimeDelta::minutes(i64::from(seen.flapping.window_minutes));
+        self.begun.iter().filter(|begun| seen.at - **begun < window).count()
+    }
+
+    /// What holds a message back: what the caller knows of, or that something was said not long ago, or too often. `more`: the
+    /// beginning that is not recorded yet.
+    fn held_back(&self, seen: &Observation, more: usize) -> Option<HeldBack> {
+        let by = |by| Some(HeldBack { by, id: None });
         let cooling = self.said_at.is_some_and(|said| seen.at - said < span(seen.cooldown_seconds));
-        let cooldown = || HeldBack { by: Holder::Cooldown, id: None };
-        seen.held_back.clone().or_else(|| cooling.then(cooldown))
+        match &seen.held_back {
+            Some(held_back) => Some(held_back.clone()),
+            None if cooling => by(Holder::Cooldown),
+            None if self.beginnings(seen) + more > seen.flapping.times as usize => by(Holder::Flapping),
+            None => None,
+        }
     }
 
     /// It begins to fire.
     pub(super) fn fire(&self, seen: &Observation, since: DateTime<Utc>, occurrence: bool) -> Vec<Event> {
-        let held_back = self.held_back(seen);
+        let held_back = self.held_back(seen, 1);
         let said = u32::from(held_back.is_none());
         let mut events = vec![self.said(seen, since, self.number + 1, said, occurrence)];
         events.extend(held_back.map(|held_back| Event::Suppressed(Suppressed { at: seen.at, held_back })));
@@ -112,7 +126,14 @@ impl Alert {
         said: u32,
         occurrence: bool,
     ) -> Event {
-        let (value, summary, causes) = seen.evidence();
+        let (value, mut summary, causes) = seen.evidence();
+        let (begun, limit) = (self.beginnings(seen) + 1, seen.flapping.times as usize);
+        if said == 1 && number > self.number && begun == limit && limit > 1 && !occurrence {
+            let window = seen.flapping.window_minutes;
+            summary.push_str(&format!(
+                " (time {begun} within {window} min: it comes and goes, and is said again when it is steady)"
+            ));
+        }
         Event::Fired(Fired {
             subject: seen.subject.clone(),
             at: seen.at,
@@ -129,7 +150,7 @@ impl Alert {
     }
 
     /// It fires and the condition holds: it is said again when its time has come, or for the first time when nothing holds
-    /// it back any more.
+    /// it back any more; and to others, if nobody has acknowledged it.
     fn goes_on(&self, firing: &Firing, seen: &Observation) -> Vec<Event> {
         let mut events = vec![];
         if firing.cleared_at.is_some() {
@@ -140,13 +161,24 @@ impl Alert {
             (_, None) => false,
             (_, Some(every)) => self.said_at.is_none_or(|said| seen.at - said >= span(every)),
         };
-        if !due || firing.acknowledged {
+        if firing.acknowledged {
             return events;
         }
-        match self.held_back(seen) {
-            None => events.push(self.said(seen, firing.since, self.number, firing.said + 1, false)),
-            held_back if held_back == firing.held_back => {}
-            Some(held_back) => events.push(Event::Suppressed(Suppressed { at: seen.at, held_back })),
+        if due {
+            match self.held_back(seen, 0) {
+                None => events.push(self.said(seen, firing.since, self.number, firing.said + 1, false)),
+                held_back if held_back == firing.held_back => {}
+                Some(held_back) => events.push(Event::Suppressed(Suppressed { at: seen.at, held_back })),
+            }
+        } else if let Some(escalation) = &seen.escalation
+            && !firing.escalated
+            && seen.held_back.is_none()
+            && firing
+                .first_said_at
+                .is_some_and(|said| seen.at - said >= span(escalation.after_minutes.saturating_mul(60)))
+        {
+            let channel_ids = escalation.channel_ids.clone();
+            events.push(Event::Escalated(Escalated { at: seen.at, channel_ids }));
         }
         events
     }

@@ -42,6 +42,7 @@ fn line(with: impl Fn(&mut Observation), points: &[(i64, bool)]) -> Vec<String> 
                 Event::Cleared(_) => "cleared".into(),
                 Event::Reactivated(_) => "reactivated".into(),
                 Event::Resolved(e) => format!("resolved to {}", e.channel_ids.len()),
+                Event::Escalated(e) => format!("escalated to {}", e.channel_ids.len()),
                 Event::Suppressed(e) => format!("held back by {}", e.held_back.by),
             };
             words.push(format!("{second} {word}"));
@@ -238,4 +239,47 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_alert_that_comes_and_goes_is_said_until_it_flaps_and_again_when_it_is_steady() {
+    let points: Vec<_> = (0..10).map(|n| (n * 15, n % 2 == 0)).chain([(150, true), (165, true)]).collect();
+    let words = line(|o| o.flapping = Flapping { times: 2, window_minutes: 2 }, &points);
+    let wanted = [
+        "0 fired to 2",
+        "15 resolved to 2",
+        "30 fired to 2",
+        "45 resolved to 2",
+        "60 fired to 0",
+        "60 held back by flapping",
+        "75 resolved to 0",
+        "90 fired to 0",
+        "90 held back by flapping",
+        "105 resolved to 0",
+        "120 fired to 0",
+        "120 held back by flapping",
+        "135 resolved to 0",
+        "150 fired to 0",
+        "150 held back by flapping",
+    ];
+    assert_eq!(words, wanted);
+    let steady: Vec<_> = (0..3).flat_map(|n| [(n * 30, true), (n * 30 + 15, n == 2)]).collect();
+    let steady: Vec<_> = steady.into_iter().chain((6..12).map(|n| (n * 15, true))).collect();
+    let words = line(|o| o.flapping = Flapping { times: 2, window_minutes: 2 }, &steady);
+    assert_eq!(words[4..], ["60 fired to 0", "60 held back by flapping", "120 fired to 2"]);
+}
+
+#[test]
+fn what_nobody_acknowledges_is_told_to_others_once() {
+    let escalate = |o: &mut Observation| {
+        o.escalation = Some(Escalation { after_minutes: 1, channel_ids: vec![channel(3)] });
+    };
+    let points: Vec<_> = (0..8).map(|n| (n * 15, true)).chain([(120, false)]).collect();
+    let words = line(escalate, &points);
+    assert_eq!(words, ["0 fired to 2", "60 escalated to 1", "120 resolved to 3"]);
+    let mut later = seen(60, true);
+    escalate(&mut later);
+    let mine = Command::Acknowledge { comment: "mine".into() };
+    let alert = given::<Alert>([observe(seen(0, true)), mine]);
+    assert_eq!(alert.decide(observe(later)), Ok(vec![]), "somebody sees to it");
 }

@@ -10,11 +10,13 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use beampipe::alerts::{evaluate, post};
-use beampipe_domain::alert::{Alert, Command, Observation, Seen, Subject};
+use beampipe::alerts::evaluate::{Evaluator, Setting};
+use beampipe::alerts::payload::Links;
+use beampipe::alerts::post;
+use beampipe::metrics::Metrics;
+use beampipe_domain::alerting;
 use beampipe_domain::dependency::{self, Dependency};
-use beampipe_domain::id;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -130,20 +132,14 @@ fn uuid(of: &Value) -> Uuid {
     of["uuid"].as_str().unwrap().parse().unwrap()
 }
 
-/// Observes the condition of a rule's one alert.
-async fn observe(service: &support::Service, rule: Uuid, channels: &[Uuid], at: DateTime<Utc>, holds: bool) {
-    let labels = [("project_module".to_owned(), "p".to_owned())].into();
-    let alert = format!("{rule}-{}", id::fingerprint(&labels, None));
-    let seen = Seen::Holds { value: Some(61.0), summary: "61 sources wait".into(), causes: vec![] };
-    let observation = Observation {
-        at,
-        seen: if holds { seen } else { Seen::Ended },
-        subject: Subject { rule_id: rule, rule_name: "backlog".into(), labels, ..Subject::default() },
-        channel_ids: channels.to_vec(),
-        ..Observation::default()
-    };
-    let command = Command::Observe(Box::new(observation));
-    service.handle.handle::<Alert>(&alert, &service.context(), command).await.unwrap();
+/// A rule that watches an archive.
+async fn archive(service: &support::Service, channel: &Value) -> Uuid {
+    uuid(&rule(service, "archive", "dependency_down", json!({"dependency": "tap_a"}), channel).await)
+}
+
+/// The point of the grid that is so many after the next one.
+fn at(service: &support::Service, points: i64) -> DateTime<Utc> {
+    alerting::next(alerting::point(service.clock.now())) + TimeDelta::seconds(points * alerting::GRID_SECONDS)
 }
 
 /// Runs the post as the acting scheduler does.
@@ -174,13 +170,12 @@ async fn ended(service: &support::Service, many: usize) -> Vec<Value> {
 async fn what_an_alert_calls_for_arrives_signed_and_its_resolution_after_it() {
     let (service, receiver) = (support::service().await, Receiver::default());
     let channel = channel(&service, &receiver.listen().await).await;
-    let rule =
-        json!({"name": "backlog", "trigger_kind": "pending_backlog", "channel_ids": [channel["uuid"]]});
-    let rule = uuid(&service.post("/alert-rules", rule).await.is(201));
-    let now = service.clock.now();
-    // Both messages are owed before anybody delivers; two that take themselves for the acting one do.
-    observe(&service, rule, &[uuid(&channel)], now, true).await;
-    observe(&service, rule, &[uuid(&channel)], now + chrono::TimeDelta::seconds(15), false).await;
+    let rule = archive(&service, &channel).await;
+    // Both messages wait before anybody delivers; two that take themselves for the acting one do.
+    look(&service, "tap_a", false).await;
+    judge(&service, at(&service, 0)).await;
+    look(&service, "tap_a", true).await;
+    judge(&service, at(&service, 1)).await;
     let stop = CancellationToken::new();
     let posts = [run_post(&service, &stop), run_post(&service, &stop)];
     ended(&service, 2).await;
@@ -196,24 +191,25 @@ async fn what_an_alert_calls_for_arrives_signed_and_its_resolution_after_it() {
     let last = got.last().unwrap();
     assert_eq!(
         (&last.json()["status"], &last.json()["summary"]),
-        (&json!("resolved"), &json!("61 sources wait"))
+        (&json!("resolved"), &json!("over: tap_a is down: connection refused"))
     );
     assert_eq!(last.header("authorization"), "Bearer canary-token-77");
     let sent = service.get("/events?type=delivery.sent").await.is(200);
     assert_eq!(sent.as_array().unwrap().len(), 2, "each was sent once, as far as the log knows");
     let rule = service.get(&format!("/alert-rules/{rule}")).await.is(200);
-    assert_eq!(rule["last_fired_at"].as_str().map(|at| &at[..19]), now.to_rfc3339().get(..19));
+    assert_eq!(rule["last_fired_at"].as_str().map(|at| &at[..19]), at(&service, 0).to_rfc3339().get(..19));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_in_trouble_is_tried_again_and_one_that_is_gone_is_left_alone() {
     let (service, receiver) = (support::service().await, Receiver::default());
     let channel = channel(&service, &receiver.listen().await).await;
-    let (rule, now) = (service.clock.id(), service.clock.now());
+    archive(&service, &channel).await;
     receiver.answers([(503, Some(("retry-after", "1"))), (200, None), (410, None)]);
     let stop = CancellationToken::new();
     let post = run_post(&service, &stop);
-    observe(&service, rule, &[uuid(&channel)], now, true).await;
+    look(&service, "tap_a", false).await;
+    judge(&service, at(&service, 0)).await;
     let sent = &ended(&service, 1).await[0];
     assert_eq!((&sent["status"], &sent["attempts"]), (&json!("sent"), &json!(2)));
     let one = service.get(&format!("/alert-deliveries/{}", sent["uuid"].as_str().unwrap())).await.is(200);
@@ -221,14 +217,16 @@ async fn a_receiver_in_trouble_is_tried_again_and_one_that_is_gone_is_left_alone
     assert_eq!((&first["code"], &second["code"]), (&json!(503), &json!(200)));
     let time = |of: &Value| DateTime::parse_from_rfc3339(of.as_str().unwrap()).unwrap();
     assert!(time(&second["started_at"]) >= time(&first["retry_at"]), "not before its time");
-    observe(&service, rule, &[uuid(&channel)], now + chrono::TimeDelta::seconds(15), false).await;
+    look(&service, "tap_a", true).await;
+    judge(&service, at(&service, 1)).await;
     let gone = &ended(&service, 2).await[0];
     assert_eq!((&gone["status"], &gone["code"]), (&json!("failed"), &json!(410)));
     let one = service.get(&format!("/notification-channels/{}", uuid(&channel))).await.is(200);
     assert_eq!(one["enabled"], false);
     assert!(one["disabled_reason"].as_str().unwrap().contains("410"), "{one}");
     // What was to go there is given up, and nothing is sent.
-    observe(&service, rule, &[uuid(&channel)], now + chrono::TimeDelta::seconds(30), true).await;
+    look(&service, "tap_a", false).await;
+    judge(&service, at(&service, 2)).await;
     let given_up = &ended(&service, 3).await[0];
     assert_eq!((&given_up["status"], &given_up["attempts"]), (&json!("failed"), &json!(0)));
     assert_eq!(receiver.got().len(), 3);
@@ -326,10 +324,17 @@ async fn fired(service: &support::Service) -> Vec<Value> {
     service.get("/events?type=alert.fired&order=asc&limit=1000").await.is(200).as_array().unwrap().clone()
 }
 
+/// Judges a point as a process does that has just begun.
 async fn judge(service: &support::Service, at: DateTime<Utc>) {
-    let head = service.handle.log().head().position;
-    assert!(service.api.settle(head).await);
-    evaluate::turn(&service.handle, &service.api.models, at).await.unwrap();
+    let setting = Setting {
+        handle: service.handle.clone(),
+        links: Links::default(),
+        noted: service.directory.path().join("judged"),
+        process: "test".into(),
+        metrics: Metrics::new("test", "sqlite"),
+    };
+    let before = at - TimeDelta::seconds(alerting::GRID_SECONDS);
+    Evaluator::begin(&setting).await.judge_between(before, at).await.unwrap();
     assert!(service.api.settle(service.handle.log().head().position).await);
 }
 
@@ -352,8 +357,7 @@ async fn what_happened_and_what_lasts_is_told_once_whoever_judges_it() {
     rule(&service, "backlog", "pending_backlog", json!({"threshold": 2}), &channel).await;
     rule(&service, "archive", "dependency_down", json!({"dependency": "tap_a"}), &channel).await;
     rule(&service, "log", "dependency_down", json!({}), &channel).await;
-    let start = evaluate::point(service.clock.now());
-    let at = |points: i64| start + chrono::TimeDelta::seconds(points * evaluate::GRID);
+    let at = |points: i64| at(&service, points - 1);
     judge(&service, at(0)).await;
     assert!(fired(&service).await.is_empty(), "nothing has happened since the rules are there");
     for source in ["B", "C", "D"] {
@@ -372,9 +376,7 @@ async fn what_happened_and_what_lasts_is_told_once_whoever_judges_it() {
     names.sort_by_key(ToString::to_string);
     assert_eq!(names, ["archive", "backlog", "changed", "ended"]);
     let causes: usize = all.iter().map(|event| event["payload"]["causes"].as_array().unwrap().len()).sum();
-    assert_eq!(causes, 5, "three changes, an end and a dependency");
-    let alerts = service.api.models.alerts();
-    assert_eq!(alerts.noticed(10).unwrap(), vec![]);
+    assert_eq!(causes, 6, "three changes, an end, a dependency and the source that waits longest");
     let firing = service.get("/alerts?state=firing").await.is(200);
     assert_eq!(firing.as_array().unwrap().len(), 2, "the backlog and the archive");
     let archive = firing.as_array().unwrap().iter().find(|one| one["rule_name"] == "archive").unwrap();
@@ -428,20 +430,19 @@ async fn a_silence_and_the_end_of_a_rule_are_heeded() {
     let silence = json!({"matchers": matchers, "comment": "maintenance", "duration_minutes": 60});
     let silence = service.post("/silences", silence).await.is(201);
     look(&service, "tap_a", false).await;
-    let start = evaluate::point(service.clock.now()) + chrono::TimeDelta::seconds(evaluate::GRID);
-    let at = |points: i64| start + chrono::TimeDelta::seconds(points * evaluate::GRID);
+    let at = |points: i64| at(&service, points);
     judge(&service, at(0)).await;
     let held = service.get("/events?type=alert.suppressed").await.is(200);
     assert_eq!(held[0]["payload"]["held_back"], json!({"by": "silence", "id": silence["uuid"]}));
-    let owed = || service.api.models.alerts().owed(10).unwrap().len();
-    assert_eq!(owed(), 0);
+    let enqueued = async || service.get("/alert-deliveries").await.is(200).as_array().unwrap().len();
+    assert_eq!(enqueued().await, 0);
     service.delete(&format!("/silences/{}", silence["uuid"].as_str().unwrap())).await;
     judge(&service, at(1)).await;
-    assert_eq!(owed(), 1, "what still fires is said when nothing holds it back");
+    assert_eq!(enqueued().await, 1, "what still fires is said when nothing holds it back");
     let path = format!("/alert-rules/{}", archive["uuid"].as_str().unwrap());
     service.patch(&path, json!({"enabled": false})).await.is(200);
     judge(&service, at(2)).await;
     let resolved = service.get("/events?type=alert.resolved").await.is(200);
     assert_eq!(resolved[0]["payload"]["reason"], "rule_ended");
-    assert_eq!(owed(), 2, "whoever was told is told");
+    assert_eq!(enqueued().await, 2, "whoever was told is told");
 }
