@@ -5,8 +5,10 @@
 //! an attempt is recorded after it was made, so that a process that dies meanwhile makes it again under the same message id.
 //! Where secrets are read they stay: no error, answer or event has them.
 
+pub mod backtest;
 pub mod deliver;
 pub mod evaluate;
+pub mod explain;
 pub mod hear;
 pub mod lag;
 pub mod message;

@@ -107,6 +107,13 @@ CREATE INDEX IF NOT EXISTS deliveries_group ON deliveries (group_key, channel_id
 CREATE INDEX IF NOT EXISTS deliveries_rule ON deliveries (rule_id);
 CREATE INDEX IF NOT EXISTS deliveries_status ON deliveries (status);
 
+-- Which events of alerts a delivery tells of.
+CREATE TABLE IF NOT EXISTS delivery_causes (
+    cause       BLOB NOT NULL,
+    delivery_id BLOB NOT NULL,
+    PRIMARY KEY (cause, delivery_id)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE IF NOT EXISTS attempts (
     delivery_id BLOB NOT NULL,
     attempt     INTEGER NOT NULL,

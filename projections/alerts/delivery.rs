@@ -34,6 +34,11 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
                 now,
                 recorded.revision,
             ])?;
+            let sql = "INSERT OR IGNORE INTO delivery_causes (cause, delivery_id) VALUES (?1, ?2)";
+            let mut statement = db.prepare_cached(sql)?;
+            for cause in &e.causes {
+                statement.execute((blob(cause), key))?;
+            }
         }
         D::Attempted(e) => attempted(db, envelope, &id, e)?,
         D::Sent(_) => {

@@ -275,6 +275,16 @@ impl Alerts {
         self.0.all(&sql, params, Delivery::from_row)
     }
 
+    /// The deliveries that tell of an event of an alert, oldest first.
+    pub fn deliveries_of(&self, cause: Uuid) -> Result<Vec<Delivery>, ReadModelError> {
+        let sql = format!(
+            "SELECT {} FROM deliveries WHERE id IN (SELECT delivery_id FROM delivery_causes WHERE cause = ?1) \
+             ORDER BY created_position",
+            Delivery::columns()
+        );
+        self.0.all(&sql, [blob(&cause)], Delivery::from_row)
+    }
+
     /// The attempts of a delivery, in their order.
     pub fn attempts(&self, delivery: Uuid) -> Result<Vec<Attempt>, ReadModelError> {
         let sql =

@@ -1,8 +1,10 @@
 //! Events of the log as alerting hears of them.
 
+use std::ops::ControlFlow;
+
 use beampipe_domain::alerting::Told;
 use beampipe_domain::alerting::facts::Facts;
-use beampipe_log::Recorded;
+use beampipe_log::{Direction, Filter, Log, ReadError, Recorded};
 
 use crate::codec::{self, DecodeError};
 
@@ -23,4 +25,37 @@ pub fn told(recorded: &Recorded) -> Result<Option<Told>, DecodeError> {
         project,
         event,
     }))
+}
+
+/// How many events are read at once.
+const CHUNK: usize = 5000;
+
+/// Why a history could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum HearError {
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    #[error(transparent)]
+    Unknown(#[from] DecodeError),
+}
+
+/// Tells the log from its beginning until `each` has heard enough; answers how many events were read.
+pub async fn history(log: &dyn Log, mut each: impl FnMut(Told) -> ControlFlow<()>) -> Result<u64, HearError> {
+    let (mut from, mut read) = (0, 0);
+    loop {
+        let page = log.read_all(from, Direction::Forward, CHUNK, &Filter::All).await?;
+        for recorded in &page.events {
+            read += 1;
+            if let Some(told) = told(recorded)?
+                && each(told).is_break()
+            {
+                return Ok(read);
+            }
+        }
+        match page.next {
+            Some(next) => from = next,
+            None => return Ok(read),
+        }
+        tokio::task::yield_now().await;
+    }
 }

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 
 /// How many alerts of a group a message lays out; how many there are it says in any case.
 const LAID_OUT: usize = 50;
+/// The event that has the message is bounded, and names its causes too.
+const LAID_OUT_BYTES: usize = 100_000;
 
 /// Where people find what a message tells of.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +73,13 @@ pub fn of(batch: &Batch, spec: Option<&Spec>, links: &Links) -> Value {
     let alerts = batch.alerts();
     let Some((first, ended)) = alerts.first() else { return Value::Null };
     let subject = &first.subject;
-    let laid_out: Vec<Value> =
-        alerts.iter().take(LAID_OUT).map(|(owed, ended)| alert(links, owed, *ended)).collect();
+    let mut size = 0;
+    let fits = move |laid: &Value| {
+        size += laid.to_string().len();
+        size <= LAID_OUT_BYTES
+    };
+    let laid_out = alerts.iter().take(LAID_OUT).map(|(owed, ended)| alert(links, owed, *ended));
+    let laid_out: Vec<Value> = laid_out.take_while(fits).collect();
     json!({
         "alert": subject.rule_name,
         "status": batch.message,

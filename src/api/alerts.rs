@@ -2,9 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use beampipe_domain::alert::{Alert, Command};
+use beampipe_domain::silence::{Created, LONGEST_DAYS, MOST_MATCHERS, Matcher, Op};
 use beampipe_projections::alerts as rows;
+use chrono::TimeDelta;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -16,13 +18,20 @@ use super::problem::Problem;
 use super::route::{Access, Route};
 use super::sources::{goes_on, next_link, window};
 
+mod explain;
+
+/// For how long an alert is silenced if nobody says.
+const SILENCE_MINUTES: u64 = 120;
+
 /// Every state of an alert, as it is shown.
 const STATES: &[&str] = &["pending", "firing", "resolved", "told"];
 
 pub fn routes() -> Vec<Route> {
     vec![
         Route::get("/alerts", Access::Viewer, list),
+        Route::get("/alerts/explain", Access::Viewer, explain::explain),
         Route::get("/alerts/{id}", Access::Viewer, get),
+        Route::post("/alerts/{id}/silence", Access::Operator, silence),
         Route::post("/alerts/{id}/acknowledge", Access::Operator, acknowledge),
     ]
 }
@@ -121,4 +130,41 @@ async fn acknowledge(
     let done = api.handle.handle::<Alert>(&alert, &caller.context(), command).await?;
     api.settle(done.position).await;
     Ok(Json(api.shown_alert(&alert).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Quiet {
+    duration_minutes: Option<u64>,
+    comment: Option<String>,
+}
+
+/// A silence of just this alert: of everything that has its labels.
+async fn silence(
+    State(api): State<Api>,
+    caller: Caller,
+    Name(alert): Name,
+    Body(sent): Body<Quiet>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let shown = api.shown_alert(&alert).await?;
+    let minutes = sent.duration_minutes.unwrap_or(SILENCE_MINUTES);
+    let longest = LONGEST_DAYS.unsigned_abs() * 24 * 60;
+    if !(1..=longest).contains(&minutes) {
+        let hint = format!("from 1 to {longest}");
+        return Err(Problem::field("invalid-body", "duration_minutes", "is out of range", hint));
+    }
+    let labels = shown["labels"].as_object().cloned().unwrap_or_default();
+    let matchers = labels.into_iter().map(|(name, value)| Matcher {
+        name,
+        op: Op::Is,
+        value: value.as_str().unwrap_or_default().to_owned(),
+    });
+    let now = api.clock().now();
+    let set = Created {
+        matchers: matchers.take(MOST_MATCHERS).collect(),
+        comment: sent.comment.unwrap_or_else(|| format!("alert {alert}")),
+        starts_at: now,
+        ends_at: now + TimeDelta::minutes(i64::try_from(minutes).unwrap_or(i64::MAX / 60_000)),
+    };
+    api.create_silence(&caller, "/alerts/silence", set).await
 }

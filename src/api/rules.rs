@@ -19,6 +19,7 @@ use super::problem::{FieldError, Problem};
 use super::route::{Access, Route};
 use super::sources::{goes_on, next_link, window};
 
+mod backtest;
 /// What may be sent.
 mod draft;
 
@@ -26,6 +27,7 @@ pub fn routes() -> Vec<Route> {
     vec![
         Route::get("/alert-rules", Access::Viewer, list),
         Route::post("/alert-rules", Access::Admin, create),
+        Route::post("/alert-rules/backtest", Access::Operator, backtest::run),
         Route::get("/alert-rules/{id}", Access::Viewer, get),
         Route::patch("/alert-rules/{id}", Access::Admin, update),
         Route::delete("/alert-rules/{id}", Access::Admin, remove),

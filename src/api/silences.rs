@@ -68,6 +68,29 @@ impl Api {
         let row = known::row(row, loaded.is_some(), &format!("silence {silence}"))?;
         Ok(shape(self, &row, self.clock().now()))
     }
+
+    /// Makes a silence; the same request again answers the first one, with its times.
+    pub async fn create_silence(
+        &self,
+        caller: &Caller,
+        route: &'static str,
+        set: Created,
+    ) -> Result<(StatusCode, Json<Value>), Problem> {
+        if set.comment.chars().count() > 2000 {
+            return Err(Problem::field("invalid-body", "comment", "is too long", "at most 2000 characters"));
+        }
+        let silence = caller.creates(route, self);
+        if caller.key.is_some()
+            && let Silence::Set(_) | Silence::Expired(_) =
+                self.handle.load::<Silence>(&silence.to_string()).await?.state
+        {
+            return Ok((StatusCode::OK, Json(self.shown_silence(silence).await?)));
+        }
+        let create = Command::Create(set);
+        let done = self.handle.handle::<Silence>(&silence.to_string(), &caller.context(), create).await?;
+        self.settle(done.position).await;
+        Ok((StatusCode::CREATED, Json(self.shown_silence(silence).await?)))
+    }
 }
 
 async fn list(
@@ -143,19 +166,8 @@ async fn create(
     caller: Caller,
     Body(order): Body<Order>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let silence = caller.creates("/silences", &api);
-    // The same request again, after a restart: its times are those of the first.
-    if caller.key.is_some()
-        && let Silence::Set(_) | Silence::Expired(_) =
-            api.handle.load::<Silence>(&silence.to_string()).await?.state
-    {
-        return Ok((StatusCode::OK, Json(api.shown_silence(silence).await?)));
-    }
     let matchers = order.matchers.into_iter().enumerate();
     let matchers = matchers.map(|(index, sent)| matcher(index, sent)).collect::<Result<Vec<_>, _>>()?;
-    if order.comment.chars().count() > 2000 {
-        return Err(Problem::field("invalid-body", "comment", "is too long", "at most 2000 characters"));
-    }
     let starts_at = order.starts_at.unwrap_or_else(|| api.clock().now());
     let ends_at = match (order.ends_at, order.duration_minutes) {
         (Some(ends_at), None) => ends_at,
@@ -168,11 +180,8 @@ async fn create(
     if ends_at <= api.clock().now() {
         return Err(Problem::field("invalid-body", "ends_at", "is over", "a time to come"));
     }
-    let set = Created { matchers, comment: order.comment, starts_at, ends_at };
-    let done =
-        api.handle.handle::<Silence>(&silence.to_string(), &caller.context(), Command::Create(set)).await?;
-    api.settle(done.position).await;
-    Ok((StatusCode::CREATED, Json(api.shown_silence(silence).await?)))
+    api.create_silence(&caller, "/silences", Created { matchers, comment: order.comment, starts_at, ends_at })
+        .await
 }
 
 async fn expire(State(api): State<Api>, caller: Caller, Id(silence): Id) -> Result<StatusCode, Problem> {

@@ -159,6 +159,22 @@ pub enum Event {
     Suppressed(Suppressed),
 }
 
+impl Event {
+    /// The point of the grid at which it was decided; what people did has none.
+    pub fn at(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Pending(e) => Some(e.at),
+            Self::Fired(e) => Some(e.at),
+            Self::Acknowledged(_) => None,
+            Self::Cleared(e) => Some(e.at),
+            Self::Reactivated(e) => Some(e.at),
+            Self::Resolved(e) => Some(e.at),
+            Self::Escalated(e) => Some(e.at),
+            Self::Suppressed(e) => Some(e.at),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Command {
     /// What was seen at a point of the grid.

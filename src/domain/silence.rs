@@ -17,7 +17,7 @@ use crate::{Aggregate, INSTALLATION, Rejection};
 /// The longest silence, in days.
 pub const LONGEST_DAYS: i64 = 30;
 /// The most matchers of one silence.
-pub const MOST_MATCHERS: usize = 20;
+pub const MOST_MATCHERS: usize = 60;
 
 words! {
     /// How a label is compared.

@@ -21,6 +21,8 @@ const KNOWN: &str = "name, project_module, severity, trigger_kind, trigger_confi
                      quiet_hours, flapping, inhibits, labels, annotations, enabled";
 const MOST_CHANNELS: usize = 50;
 const MOST_LABELS: usize = 50;
+/// Every event of an alert has them, and an event is bounded.
+const MOST_TEXT: usize = 10_000;
 /// A month, in seconds: the longest span of a rule.
 const LONGEST: u64 = 2_678_400;
 
@@ -152,8 +154,10 @@ fn texts(fields: &mut Fields, field: &str, kept: BTreeMap<String, String>) -> BT
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
     };
     let good = texts.iter().all(|(name, text)| named(name) && text.chars().count() <= 2000);
-    if !good || texts.len() > MOST_LABELS {
-        fields.refuse(field, format!("cannot be used, or are more than {MOST_LABELS}"), hint);
+    let size: usize = texts.values().map(String::len).sum();
+    if !good || texts.len() > MOST_LABELS || size > MOST_TEXT {
+        let why = format!("cannot be used, or are more than {MOST_LABELS} or {MOST_TEXT} bytes");
+        fields.refuse(field, why, hint);
     }
     texts
 }

@@ -16,7 +16,7 @@ mod alerts;
 mod executions;
 mod minutes;
 mod sources;
-pub use executions::Live;
+pub use executions::{Live, happening};
 pub use minutes::{Count, Minutes, WINDOW_MINUTES};
 pub use sources::Source;
 

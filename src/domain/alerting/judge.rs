@@ -33,13 +33,13 @@ impl Round {
     pub const ALL: [Self; 2] = [Self::Inhibiting, Self::Others];
 }
 
-/// Judges every enabled rule of a round at `at`; `only`: no other rule than this one.
+/// Judges every enabled rule of a round at `at`; `only`: this one, and those that hold others back.
 pub fn judge(facts: &Facts, round: Round, at: DateTime<Utc>, late: bool, only: Option<Uuid>) -> Vec<Verdict> {
     let mut verdicts = vec![];
     for (id, rule) in &facts.rules {
         let inhibits = !rule.spec.inhibitions().is_empty();
         let judged = rule.spec.enabled && inhibits == (round == Round::Inhibiting);
-        if !judged || only.is_some_and(|only| only != *id) {
+        if !judged || only.is_some_and(|only| only != *id && !inhibits) {
             continue;
         }
         let judge = Judge { facts, id: *id, rule, at, late };
@@ -49,7 +49,7 @@ pub fn judge(facts: &Facts, round: Round, at: DateTime<Utc>, late: bool, only: O
             judge.conditions(&mut verdicts);
         }
     }
-    if round == Round::Others && only.is_none() {
+    if round == Round::Others {
         verdicts.extend(orphans(facts, at));
     }
     verdicts
@@ -63,6 +63,17 @@ fn orphans(facts: &Facts, at: DateTime<Utc>) -> impl Iterator<Item = Verdict> {
         rule.is_none_or(|rule| !rule.spec.enabled || rule.spec.trigger.is_occurrence())
     });
     orphans.map(move |(alert, _)| Verdict { alert: alert.clone(), cause: None, command: Command::End { at } })
+}
+
+/// The alert by which a rule tells of one thing that happened: its stream's name without the category.
+pub fn alert_of(facts: &Facts, id: Uuid, rule: &Rule, one: &Happening) -> Option<String> {
+    let judge = Judge { facts, id, rule, at: one.at, late: false };
+    let story = match &rule.spec.trigger {
+        Trigger::ExecutionTerminal { statuses } => judge.ended(one, statuses)?,
+        Trigger::WorkerLost {} => judge.lost(one)?,
+        _ => return None,
+    };
+    Some(format!("{id}-{}", id::fingerprint(&story.subject.labels, Some(story.name))))
 }
 
 fn is_open(phase: &Phase) -> bool {

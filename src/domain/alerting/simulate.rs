@@ -5,11 +5,12 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Told;
-use super::facts::Facts;
+use super::facts::{Facts, Rule};
 use super::groups::{self, Batch};
 use super::judge::{Round, judge};
 use super::timeline::Timeline;
 use crate::alert::{self, Phase};
+use crate::rule::Spec;
 use crate::{Aggregate, Event, delivery};
 
 /// What one point brought.
@@ -24,8 +25,8 @@ pub struct Turn {
 #[derive(Debug, Default)]
 pub struct Simulation {
     pub timeline: Timeline,
-    /// Absent: every rule.
-    pub only: Option<Uuid>,
+    /// The rule that is tried out, with what it says instead of what it said in the log. Absent: every rule, as they were.
+    tried: Option<(Uuid, Spec)>,
     events: u128,
 }
 
@@ -33,6 +34,7 @@ impl Simulation {
     /// Takes the next event of the log. Of what a live run wrote, only what people did counts.
     pub fn take(&mut self, told: Told) {
         match &told.event {
+            Event::Rule(_) if self.tried.as_ref().is_some_and(|(id, _)| *id == told.uuid()) => {}
             Event::Alert(alert::Event::Acknowledged(_)) => {
                 let open = self.timeline.facts.alerts.get(&told.stream);
                 if open.is_some_and(|alert| matches!(alert.phase, Phase::Firing(_))) {
@@ -54,9 +56,10 @@ impl Simulation {
     /// Goes on to a point and judges it.
     pub fn point(&mut self, at: DateTime<Utc>) -> Turn {
         let mut turn = Turn::default();
+        let only = self.tried.as_ref().map(|(id, _)| *id);
         self.timeline.reach(at);
         for round in Round::ALL {
-            for verdict in judge(&self.timeline.facts, round, at, false, self.only) {
+            for verdict in judge(&self.timeline.facts, round, at, false, only) {
                 let alert = self.timeline.facts.alerts.get(&verdict.alert).cloned().unwrap_or_default();
                 for event in alert.decide(verdict.command).unwrap_or_default() {
                     let told = self.told(&verdict.alert, at, event.clone().into());
@@ -79,6 +82,20 @@ impl Simulation {
         }
         self.timeline.facts.pass(at);
         turn
+    }
+
+    /// A run that tries a rule out, instead of what it said in the log.
+    pub fn trying(rule: Uuid, spec: Spec) -> Self {
+        Self { tried: Some((rule, spec)), ..Self::default() }
+    }
+
+    /// From now on the rule that is tried out is there, enabled.
+    pub fn try_out(&mut self, since: DateTime<Utc>) {
+        if let Some((id, spec)) = &self.tried {
+            let spec = Spec { enabled: true, ..spec.clone() };
+            let rule = Rule { version: 0, spec, since, created_at: since };
+            self.timeline.facts.rules.insert(*id, rule);
+        }
     }
 
     /// Goes on to a point without judging it.

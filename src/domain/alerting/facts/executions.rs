@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Count, Facts, What};
+use super::{Count, Facts, Happening, What};
+use crate::Event;
 use crate::alerting::Told;
 use crate::execution::{Event as E, Failed, Terminal};
 use crate::rule::Ending;
@@ -136,24 +137,28 @@ impl Facts {
     }
 
     fn ended(&mut self, told: &Told, event: &E, how: Ending, count: Count) {
-        let execution = told.uuid();
-        let live = self.executions.remove(&execution);
+        let live = self.executions.remove(&told.uuid());
         let project = live.as_ref().map(|live| live.project.clone()).or_else(|| told.project.clone());
         if let Some(project) = &project {
             self.of_project(project).minutes.add(told.occurred_at, count);
         }
-        let (failure_class, error) = match event {
-            E::Failed(e) => (Some(e.failure_class.clone()), Some(error(e))),
-            _ => (None, None),
-        };
-        let what = What::Ended {
-            execution,
-            how,
-            failure_class,
-            step: live.map_or("", |live| live.step),
-            error,
-            sources: sources(event).to_vec(),
-        };
+        let what = end(told.uuid(), event, how, live.map_or("", |live| live.step));
         self.happens(told, project, what);
     }
+}
+
+fn end(execution: Uuid, event: &E, how: Ending, step: &'static str) -> What {
+    let (failure_class, error) = match event {
+        E::Failed(e) => (Some(e.failure_class.clone()), Some(error(e))),
+        _ => (None, None),
+    };
+    What::Ended { execution, how, failure_class, step, error, sources: sources(event).to_vec() }
+}
+
+/// What an event says of an execution's end, if it is one.
+pub fn happening(told: &Told) -> Option<Happening> {
+    let Event::Execution(event) = &told.event else { return None };
+    let (how, _) = ending(event)?;
+    let what = end(told.uuid(), event, how, "");
+    Some(Happening { event: told.id, at: told.occurred_at, project: told.project.clone(), what })
 }
