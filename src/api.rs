@@ -75,6 +75,8 @@ pub mod readiness;
 pub mod route;
 // Alert rules.
 pub mod rules;
+mod runbooks;
+pub use runbooks::page as runbook;
 // Rows to JSON.
 pub mod shape;
 // Silences.
@@ -290,6 +292,7 @@ pub fn router(api: Api) -> Router {
     api.metrics.know_unmatched();
     router
         .route("/docs/problems/{slug}", get(problem_page))
+        .route("/docs/runbooks/{name}", get(runbooks::shown))
         .method_not_allowed_fallback(layers::method_not_allowed)
         .fallback(layers::unknown_route)
         .layer(CatchPanicLayer::custom(layers::panicked))

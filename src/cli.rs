@@ -18,6 +18,7 @@ pub mod sse;
 pub mod tail;
 
 mod account;
+mod alerts;
 mod checks;
 mod config;
 mod doctor;
@@ -104,6 +105,9 @@ enum Verb {
     /// Worker processes (API)
     #[command(subcommand)]
     Worker(work::Worker),
+    /// Alerts: what fires, who was told and why, silences, rules and what they would have said (API)
+    #[command(subcommand)]
+    Alerts(alerts::Verb),
     /// Events as they happen (API)
     #[command(subcommand)]
     Events(events::Verb),
@@ -187,6 +191,7 @@ async fn dispatch(context: &Context, verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Execution(verb) => verb.run(context).await,
         Verb::Job(verb) => verb.run(context).await,
         Verb::Worker(verb) => verb.run(context).await,
+        Verb::Alerts(verb) => verb.run(context).await,
         Verb::Events(verb) => verb.run(context).await,
         Verb::Timeline(verb) => verb.run(context).await,
         Verb::Projections(verb) => verb.run(context).await,

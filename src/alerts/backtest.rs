@@ -93,8 +93,18 @@ pub fn message(batch: &Batch) -> Value {
     json!({"at": batch.at, "status": batch.message, "channel_id": batch.channel, "alerts": alerts})
 }
 
-/// Tries a rule out on the log.
-pub async fn run(log: &dyn Log, trial: &Trial) -> Result<Report, HearError> {
+/// How often, in events, is said how far a trial is.
+const SAID_EVERY: u64 = 5000;
+
+/// How far a trial is: up to which event, and up to which time.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    pub events_read: u64,
+    pub at: DateTime<Utc>,
+}
+
+/// Tries a rule out on the log. `progress` is told how far it is.
+pub async fn run(log: &dyn Log, trial: &Trial, progress: impl Fn(Progress)) -> Result<Report, HearError> {
     let mut report = Report::default();
     let mut run = Simulation::trying(trial.rule, trial.spec.clone());
     let begin = point(trial.from);
@@ -110,7 +120,12 @@ pub async fn run(log: &dyn Log, trial: &Trial) -> Result<Report, HearError> {
         }
         next(at) > trial.to
     };
+    let mut heard = 0_u64;
     let events_read = hear::history(log, |told| {
+        heard += 1;
+        if heard.is_multiple_of(SAID_EVERY) {
+            progress(Progress { events_read: heard, at: run.timeline.time() });
+        }
         run.take(told);
         let time = run.timeline.time();
         if time <= begin {

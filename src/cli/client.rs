@@ -195,6 +195,12 @@ impl Client {
         self.send(Method::POST, path, body).await
     }
 
+    /// Sends JSON; the answer's lines are taken as they come.
+    pub async fn post_lines(&self, path: &str, body: &Value) -> Result<Response, ClientError> {
+        let request = self.request(Method::POST, path).header(ACCEPT, "application/x-ndjson").json(body);
+        self.answer(request).await
+    }
+
     /// Sends text of a media type.
     pub async fn post_text(&self, path: &str, media: &str, body: String) -> Result<Value, ClientError> {
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, media).body(body);

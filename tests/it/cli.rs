@@ -3,7 +3,7 @@
 mod asking;
 mod copying;
 mod offline;
-mod run;
+pub mod run;
 mod served;
 mod slurm;
 mod story;

@@ -1,7 +1,8 @@
 //! Stories against the real parts: the service as a process of its own, a TAP server, a DALiuGE, a Prometheus.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
-mod alerting;
+pub mod alerting;
+mod alerts_story;
 mod backtest;
 mod bootstrap;
 mod cluster;

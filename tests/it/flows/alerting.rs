@@ -27,7 +27,7 @@ use crate::support;
 
 /// What came in.
 #[derive(Clone, Debug)]
-struct Got {
+pub struct Got {
     headers: HeaderMap,
     body: Vec<u8>,
 }
@@ -37,7 +37,7 @@ impl Got {
         self.headers[name].to_str().unwrap()
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
@@ -47,7 +47,7 @@ type Next = (u16, Option<(&'static str, &'static str)>);
 
 /// A receiver that keeps what it gets, and answers as it is told, then 200. It repeats what it was sent, as careless ones do.
 #[derive(Clone, Default)]
-struct Receiver {
+pub struct Receiver {
     got: Arc<Mutex<Vec<Got>>>,
     next: Arc<Mutex<VecDeque<Next>>>,
 }
@@ -69,7 +69,7 @@ async fn receive(
 }
 
 impl Receiver {
-    async fn listen(&self) -> String {
+    pub async fn listen(&self) -> String {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = axum::Router::new().fallback(receive).with_state(self.clone());
@@ -81,7 +81,7 @@ impl Receiver {
         self.next.lock().extend(next);
     }
 
-    fn got(&self) -> Vec<Got> {
+    pub fn got(&self) -> Vec<Got> {
         self.got.lock().clone()
     }
 
