@@ -14,3 +14,4 @@ pub mod lag;
 pub mod message;
 pub mod payload;
 pub mod post;
+pub mod silencing;

@@ -76,6 +76,7 @@ pub mod route;
 // Alert rules.
 pub mod rules;
 mod runbooks;
+mod silence_link;
 pub use runbooks::page as runbook;
 // Rows to JSON.
 pub mod shape;
@@ -267,6 +268,7 @@ pub fn routes() -> Vec<Route> {
         channels::routes(),
         rules::routes(),
         alerts::routes(),
+        silence_link::routes(),
         deliveries::routes(),
         silences::routes(),
         projections::routes(),

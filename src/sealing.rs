@@ -41,6 +41,7 @@ pub struct Sealing {
     id: [u8; ID_LEN],
     encrypt: LessSafeKey,
     name: hmac::Key,
+    sign: hmac::Key,
 }
 
 impl std::fmt::Debug for Sealing {
@@ -75,6 +76,7 @@ impl Sealing {
             id,
             encrypt: LessSafeKey::new(unbound),
             name: hmac::Key::new(hmac::HMAC_SHA256, &derived("beampipe sealing: nonce")),
+            sign: hmac::Key::new(hmac::HMAC_SHA256, &derived("beampipe sealing: sign")),
         }
     }
 
@@ -96,6 +98,18 @@ impl Sealing {
         hex::decode_to_slice(text.trim(), &mut key)
             .map_err(|_| wrong("it is not 64 hexadecimal digits".into()))?;
         Ok(Self::of(&key))
+    }
+
+    /// Signs `text` for a purpose: HMAC-SHA-256.
+    pub fn sign(&self, purpose: &str, text: &str) -> [u8; 32] {
+        let mut signed = [0; 32];
+        signed.copy_from_slice(hmac::sign(&self.sign, &place(purpose, text)).as_ref());
+        signed
+    }
+
+    /// Whether `signature` is ours, compared in constant time.
+    pub fn is_signed(&self, purpose: &str, text: &str, signature: &[u8]) -> bool {
+        hmac::verify(&self.sign, &place(purpose, text), signature).is_ok()
     }
 
     fn encrypted(&self, owner: &str, field: &str, secret: &str) -> Vec<u8> {

@@ -88,7 +88,7 @@ async fn list(
 }
 
 impl Api {
-    async fn shown_alert(&self, alert: &str) -> Result<Value, Problem> {
+    pub async fn shown_alert(&self, alert: &str) -> Result<Value, Problem> {
         let shown: String = alert.chars().take(80).collect();
         let loaded = self.known::<Alert>(alert).await?;
         if let Some(loaded) = &loaded {
@@ -132,6 +132,17 @@ async fn acknowledge(
     Ok(Json(api.shown_alert(&alert).await?))
 }
 
+/// What silences an alert and what is like it: everything with its labels.
+pub fn matchers(alert: &Value) -> Vec<Matcher> {
+    let labels = alert["labels"].as_object().cloned().unwrap_or_default();
+    let matchers = labels.into_iter().map(|(name, value)| Matcher {
+        name,
+        op: Op::Is,
+        value: value.as_str().unwrap_or_default().to_owned(),
+    });
+    matchers.take(MOST_MATCHERS).collect()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Quiet {
@@ -153,15 +164,9 @@ async fn silence(
         let hint = format!("from 1 to {longest}");
         return Err(Problem::field("invalid-body", "duration_minutes", "is out of range", hint));
     }
-    let labels = shown["labels"].as_object().cloned().unwrap_or_default();
-    let matchers = labels.into_iter().map(|(name, value)| Matcher {
-        name,
-        op: Op::Is,
-        value: value.as_str().unwrap_or_default().to_owned(),
-    });
     let now = api.clock().now();
     let set = Created {
-        matchers: matchers.take(MOST_MATCHERS).collect(),
+        matchers: matchers(&shown),
         comment: sent.comment.unwrap_or_else(|| format!("alert {alert}")),
         starts_at: now,
         ends_at: now + TimeDelta::minutes(i64::try_from(minutes).unwrap_or(i64::MAX / 60_000)),

@@ -85,6 +85,8 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/alerts/explain", "viewer"),
     ("GET", "/alerts/{id}", "viewer"),
     ("POST", "/alerts/{id}/silence", "operator"),
+    ("GET", "/silence/{token}", "open"),
+    ("POST", "/silence/{token}", "open"),
     ("POST", "/alerts/{id}/acknowledge", "operator"),
     ("GET", "/alert-rules", "viewer"),
     ("POST", "/alert-rules", "admin"),
@@ -136,6 +138,7 @@ fn concrete(path: &str) -> String {
         .replace("{username}", "nobody")
         .replace("{name}", "nothing")
         .replace("{slot}", "none")
+        .replace("{token}", "none")
 }
 
 #[tokio::test(flavor = "multi_thread")]

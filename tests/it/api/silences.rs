@@ -1,6 +1,9 @@
 use serde_json::{Value, json};
 
-use crate::support;
+use crate::support::{self, answered};
+use beampipe::alerts::silencing;
+use beampipe_domain::alert::{Alert, Command, Observation, Seen, Subject};
+use beampipe_domain::id;
 
 fn silence(changes: Value) -> Value {
     let mut body = json!({
@@ -67,4 +70,40 @@ async fn a_silence_that_cannot_be_meant_is_refused() {
     let nobody = "/silences/018f0000-0000-7000-8000-000000000000";
     assert_eq!(service.get(nobody).await.is(404)["code"], "silence-unknown");
     assert_eq!(service.delete(nobody).await.is(404)["code"], "silence-unknown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_link_of_a_message_silences_its_alert_for_whoever_says_so_and_for_no_scanner() {
+    let service = support::service().await;
+    let labels = [("rule".to_owned(), "<b>&odd".to_owned())].into();
+    let alert = format!("{}-{}", service.clock.id(), id::fingerprint(&labels, None));
+    let observation = Observation {
+        at: service.clock.now(),
+        seen: Seen::Holds { value: None, summary: "<script>61 wait".into(), causes: vec![] },
+        subject: Subject { rule_name: "<b>&odd".into(), labels, ..Subject::default() },
+        ..Observation::default()
+    };
+    let command = Command::Observe(Box::new(observation));
+    let done = service.handle.handle::<Alert>(&alert, &service.context(), command).await.unwrap();
+    assert!(service.api.settle(done.position).await);
+    let token = silencing::token(&service.api.sender.sealing, &alert, service.clock.now());
+    let link = service.url(&format!("/silence/{token}"));
+    // A scanner has no key either.
+    let page = answered(service.http.get(&link).send().await.unwrap()).await;
+    assert_eq!(page.status.as_u16(), 200);
+    assert!(page.header("content-security-policy").unwrap().contains("default-src 'none'"));
+    assert!(page.body.contains("&lt;script&gt;61 wait") && !page.body.contains("<script>"), "{}", page.body);
+    assert_eq!(service.get("/silences").await.is(200), json!([]), "looking silences nothing");
+    let press = async |hours: &str| {
+        answered(service.http.post(&link).form(&[("hours", hours)]).send().await.unwrap()).await
+    };
+    assert_eq!(press("1000").await.status.as_u16(), 422);
+    assert_eq!(press("4").await.status.as_u16(), 200);
+    let silences = service.get("/silences").await.is(200);
+    assert_eq!(silences[0]["matchers"], json!([{"name": "rule", "op": "=", "value": "<b>&odd"}]));
+    assert_eq!(silences[0]["author"], "system:silence-link/message");
+    let other = service.url(&format!("/silence/{}x", &token[..token.len() - 1]));
+    let refused = answered(service.http.post(&other).form(&[("hours", "4")]).send().await.unwrap()).await;
+    assert_eq!(refused.status.as_u16(), 404, "{}", refused.body);
+    assert_eq!(service.get("/silences").await.is(200).as_array().unwrap().len(), 1);
 }

@@ -73,7 +73,11 @@ impl Facts {
         let delivery::Event::Enqueued(e) = event else { return };
         let Some(group) = &e.group else { return };
         self.owed.retain(|owed| owed.channel != e.channel_id || !e.causes.contains(&owed.cause));
-        if let Some(at) = e.at {
+        // When a group was last told of matters only where the next message has to keep a distance.
+        let keeps_distance = |rule: &super::Rule| rule.spec.group_interval_seconds > 0;
+        if let Some(at) = e.at
+            && self.rules.get(&rule_of(group)).is_some_and(keeps_distance)
+        {
             self.flushed.insert((group.clone(), e.channel_id), at);
         }
     }
