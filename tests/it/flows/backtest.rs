@@ -240,7 +240,7 @@ async fn it_is_explained_why_somebody_was_told_or_was_not() {
     service.patch(&format!("/executions/{execution}"), json!({"status": "cancelled"})).await.is(200);
     let at = alerting::next(alerting::point(service.clock.now()));
     let setting = Arc::new(setting(&service));
-    // Asked about a time to come it is answered for now; a point is judged when it has passed.
+    // A point is judged when it has passed.
     let asked = async || {
         let answer = service.get(&format!("/alerts/explain?execution={execution}")).await.is(200);
         let rules = answer["rules"].as_array().unwrap().clone();
