@@ -410,13 +410,10 @@ impl Watch<'_> {
         let sentence = (word == "pending").then(|| asking::waiting(why.unwrap_or_default(), expected_at));
         self.tell(one.ours.id, None, sentence.clone());
         let known = &one.axes;
-        let awaits = word == "pending";
-        let same_wait = awaits
-            && known.awaiting_scheduler
-            && known.scheduler_state.as_deref().is_none_or(|s| s == "pending");
-        if same_wait || known.scheduler_state.as_deref() == Some(word) && known.awaiting_scheduler == awaits {
+        if known.scheduler_state.as_deref() == Some(word) {
             return Ok(());
         }
+        let awaits = word == "pending";
         self.seen.insert(one.ours.id, 1);
         let command = if awaits && known.scheduler_state.is_none() {
             Command::AwaitScheduler { reason: sentence }
