@@ -193,7 +193,9 @@ async fn an_abandoned_execution_is_no_longer_said_to_be_looked_at() {
     let service = ready(site.slots(), &[("BEAMPIPE_WORK__HEARTBEAT_SECONDS", "1")]).await;
     let port: u16 = site.told("BEAMPIPE_TEST_SSH_PORT").parse().unwrap();
     let root = format!("{}/root", place.display());
-    add(&service, &root, "abandoned", ENDS_AT_ONCE, |deployment| deployment["ssh_port"] = json!(port)).await;
+    let profile =
+        add(&service, &root, "abandoned", ENDS_AT_ONCE, |deployment| deployment["ssh_port"] = json!(port))
+            .await;
     let id = execute(&service, GOOD, "abandoned").await;
     until(&service, &id, "running", |e| e["scheduler_state"] == "running").await;
     // Nobody speaks of it any more, which a person may take for its end.
@@ -214,9 +216,13 @@ async fn an_abandoned_execution_is_no_longer_said_to_be_looked_at() {
         "expected_daliuge_session_id": execution["daliuge_session_id"],
         "expected_submission_deadline_at": execution["submission_deadline_at"],
     });
+    // The next attempt waits, so that what is said of it is not about a session of its own.
+    service.post(&format!("/deployment-profiles/{profile}/pause"), json!({"reason": "repairs"})).await;
     service.post(&format!("/executions/{id}/submission/abandon"), word).await;
+    service.post(&format!("/executions/{id}/retry"), json!({"reason": "again"})).await;
+    assert_eq!(now(&service, &id).await["submission_state"], "preparing");
     within("forgotten", Duration::from_secs(10), async || looks().await["next_poll_at"].is_null()).await;
-    // And it stays so over some heartbeats, while the login node goes on being watched.
+    // And it stays so over some heartbeats.
     for _ in 0..4 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(looks().await["next_poll_at"].is_null(), "{}", looks().await);
