@@ -368,7 +368,7 @@ impl Watch<'_> {
     async fn wait(&mut self, news: &mut Subscription, until: Instant) -> Result<Vec<Uuid>, JobError> {
         loop {
             let batch = tokio::select! {
-                () = self.job.stop.cancelled() => return Err(JobError::HandBack("the worker stops".into())),
+                () = self.job.stop.cancelled() => return Err(JobError::HandBack("the worker stops or is drained".into())),
                 () = tokio::time::sleep_until(until) => return Ok(vec![]),
                 Some(settled) = self.settled.next() => {
                     self.note_settled(settled);
