@@ -182,6 +182,19 @@ fn a_completed_execution_shows_its_whole_way() {
 }
 
 #[test]
+fn a_wait_at_the_facility_reads_as_the_decider_has_it() {
+    let mut history = History::default();
+    let mut way = vec![created(1)];
+    way.extend(staged());
+    way.extend([begin(1), receipt(), C::AwaitScheduler { reason: Some("Priority".into()) }]);
+    let state = given(&mut history, 1, way);
+    let State::Submitted { axes, .. } = state else { panic!("{state:?}") };
+    let e = then(&history).0.get(id(1)).unwrap().unwrap();
+    assert_eq!((e.status.as_str(), axes.awaiting_scheduler), ("awaiting_scheduler", true));
+    assert_eq!(Some(e.scheduler_state.as_str()), axes.scheduler_state.as_deref());
+}
+
+#[test]
 fn a_retry_opens_a_new_attempt_and_keeps_the_old_session() {
     let mut history = History::default();
     let mut way = vec![created(1)];

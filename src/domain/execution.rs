@@ -501,7 +501,10 @@ impl Aggregate for Execution {
             }
             // An end follows in the same append.
             Event::SubmissionRefused(_) | Event::SubmissionAbandoned(_) => self,
-            Event::AwaitingScheduler(_) => self.observing(|axes| axes.awaiting_scheduler = true),
+            Event::AwaitingScheduler(_) => self.observing(|axes| {
+                axes.awaiting_scheduler = true;
+                axes.scheduler_state = Some("pending".into());
+            }),
             Event::Observed(e) => self.observing(|axes| *axes = e.axes.clone()),
             Event::OutputsVerified(_) => self,
             Event::Completed(_) => Self::Ended { facts, work, end: End::Completed },

@@ -24,7 +24,7 @@ payload! {
         pub version: String,
     }
 
-    /// `worker.drained`: it finishes what it has and claims nothing new.
+    /// `worker.drained`: it finishes what it has and claims no new work; its watches go to whoever can take them.
     pub struct Drained {
         pub reason: String,
     }

@@ -23,7 +23,7 @@ pub struct Claimed {
     pub attempt: u32,
     /// The story that the job belongs to.
     pub context: Context,
-    /// Fires when the worker stops or has lost the claim.
+    /// Fires when the worker stops, has lost the claim, or gives the job to another one.
     pub stop: CancellationToken,
 }
 

@@ -4,68 +4,56 @@
 //! room of its own in each project: one that hangs fills the room of the projects that use it and no other's. The worker announces itself in the log; its heartbeat, with what it holds and how its watches go, is
 //! presence. It keeps its claims by its heartbeat; a claim whose worker's heartbeat stood still for longer than a lease, by
 //! this worker's own monotonic clock, is taken over by naming it. A stop lets running jobs end for a while, then hands
-//! them back.
+//! them back. A drained worker ends its work and claims none; its watches, which last as long as what they watch, it gives
+//! to [`others`] who can take them, and keeps, or takes back, those that nobody else can: no live execution is unwatched
+//! while a worker is there that could watch it.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use beampipe_domain::job::Kind;
 use beampipe_domain::worker::{Command, Started, Worker};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use self::lane::{DISCOVER, EXECUTE, Lane, TICK, WATCH};
+use self::others::{Others, Takers, WATCH_ROOM};
 use super::room::{self, Room};
 use super::{Shop, jobs, queue};
 use crate::handle::{Context, HandleError};
 
-/// Kinds that wait for the same thing, and how many of them run at once: of each project, or of all.
-struct Lane {
-    kinds: &'static [Kind],
-    room: usize,
-    by_project: bool,
-    permits: Mutex<HashMap<String, Arc<Semaphore>>>,
-    /// Jobs that the last look left because their profile is full: the next one looks behind them.
-    without_room: AtomicUsize,
+// How claims change hands.
+mod takeover;
+// What runs beside what.
+mod lane;
+// What is heard of other workers.
+mod others;
+
+/// What this worker holds, by job.
+type Held = Arc<Mutex<HashMap<Uuid, Holding>>>;
+
+struct Holding {
+    kind: Kind,
+    /// What a worker has to be able to do for it.
+    needs: Option<String>,
+    stop: CancellationToken,
 }
 
-impl Lane {
-    fn new(kinds: &'static [Kind], room: usize, by_project: bool) -> Self {
-        Self { kinds, room, by_project, permits: Mutex::default(), without_room: AtomicUsize::new(0) }
-    }
-
-    /// Room for one more job of a project.
-    fn permit(&self, project: Option<&str>) -> Option<OwnedSemaphorePermit> {
-        let of = if self.by_project { project.unwrap_or_default() } else { "" };
-        let mut permits = self.permits.lock();
-        let room = permits.entry(of.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.room)));
-        room.clone().try_acquire_owned().ok()
-    }
-
-    /// Whose room is taken; `None` when nobody has any.
-    fn full(&self) -> Option<Vec<String>> {
-        let mut permits = self.permits.lock();
-        permits.retain(|_, room| room.available_permits() < self.room);
-        let full = permits.iter().filter(|(_, room)| room.available_permits() == 0);
-        let full: Vec<String> = full.map(|(of, _)| of.clone()).collect();
-        if self.by_project || full.is_empty() { Some(full) } else { None }
-    }
+/// What a worker may claim now.
+#[derive(Clone, Copy, PartialEq)]
+enum May {
+    Everything,
+    /// Watches that nobody else can take: it is draining.
+    Watches,
+    Nothing,
 }
-
-const DISCOVER: &[Kind] = &[Kind::DiscoverBatch];
-const EXECUTE: &[Kind] = &[Kind::Execute];
-const WATCH: &[Kind] = &[Kind::DimPoll, Kind::SlurmPollTick];
-const TICK: &[Kind] =
-    &[Kind::SchedulerTick, Kind::ExecutionSchedulerTick, Kind::DimPollTick, Kind::AlertEvaluatorTick];
-
-/// What this worker holds: job → claim.
-type Held = Arc<Mutex<HashMap<Uuid, (Uuid, Kind)>>>;
 
 struct Crew {
     shop: Arc<Shop>,
@@ -74,6 +62,8 @@ struct Crew {
     alone: bool,
     lanes: Vec<Lane>,
     held: Held,
+    /// Who else could take watches, by the last heartbeats.
+    takers: Mutex<Takers>,
     /// Fires when a lane has room again.
     room: Arc<Notify>,
     tasks: TaskTracker,
@@ -137,6 +127,7 @@ async fn work(shop: Arc<Shop>, stop: &CancellationToken, alone: bool) -> Result<
             Lane::new(WATCH, settings.watch_concurrency, false),
         ],
         held: Held::default(),
+        takers: Mutex::default(),
         room: Arc::new(Notify::new()),
         tasks: TaskTracker::new(),
         stop_watches: CancellationToken::new(),
@@ -151,7 +142,7 @@ async fn work(shop: Arc<Shop>, stop: &CancellationToken, alone: bool) -> Result<
     }
     let mut changes = shop.models.positions();
     let mut beats = tokio::time::interval(Duration::from_secs(settings.heartbeat_seconds));
-    let mut others: HashMap<String, (u64, Instant)> = HashMap::new();
+    let mut others = Others::default();
     loop {
         crew.claim_what_is_ready().await;
         // A job may fall due without any event: look at least twice a second.
@@ -170,6 +161,7 @@ async fn work(shop: Arc<Shop>, stop: &CancellationToken, alone: bool) -> Result<
                 if let Err(error) = crew.take_over(&context, &mut others).await {
                     tracing::warn!(%error, "cannot look for lost workers");
                 }
+                crew.give_watches_away(&others);
             }
             changed = changes.changed() => if changed.is_err() { break },
             () = crew.room.notified() => {}
@@ -184,15 +176,16 @@ async fn work(shop: Arc<Shop>, stop: &CancellationToken, alone: bool) -> Result<
 impl Crew {
     /// Says that this worker is alive, what it holds, and how its watches go.
     async fn beat(&self) {
-        let held = self.held.lock().clone();
         let mut kinds: HashMap<&str, u64> = HashMap::new();
-        for (_, kind) in held.values() {
-            *kinds.entry(kind.as_str()).or_default() += 1;
+        for holding in self.held.lock().values() {
+            *kinds.entry(holding.kind.as_str()).or_default() += 1;
         }
+        let watches = self.lanes.iter().find(|lane| lane.is_for_watches());
         let facts = json!({
             "role": "worker",
-            "active_leases": held.len(),
+            "active_leases": kinds.values().sum::<u64>(),
             "leases_by_kind": kinds,
+            WATCH_ROOM: watches.map_or(0, Lane::free),
             "polls": self.shop.polls.all(),
         });
         self.shop.handle.log().beat(&self.id, facts).await;
@@ -200,10 +193,11 @@ impl Crew {
 
     /// Claims as much as the lanes have room for.
     async fn claim_what_is_ready(&self) {
-        if !self.may_claim() {
-            return;
-        }
+        let may = self.may_claim();
         for lane in &self.lanes {
+            if may == May::Nothing || may == May::Watches && !lane.is_for_watches() {
+                continue;
+            }
             let Some(full) = lane.full() else { continue };
             let now = self.shop.clock.now();
             let capabilities = &self.shop.settings.capabilities;
@@ -218,6 +212,10 @@ impl Crew {
                     return;
                 }
             };
+            if may == May::Watches {
+                let takers = self.takers.lock();
+                ready.retain(|row| !takers.can(row.required_capability.as_deref()));
+            }
             if !self.alone {
                 ready.sort_by_key(|row| self.own_order(row));
             }
@@ -258,11 +256,11 @@ impl Crew {
         }
     }
 
-    /// A draining worker finishes what it has.
-    fn may_claim(&self) -> bool {
+    fn may_claim(&self) -> May {
         match self.shop.models.workers().get(&self.id) {
-            Ok(Some(worker)) => worker.status == "active",
-            _ => true,
+            Ok(Some(worker)) if worker.status == "draining" => May::Watches,
+            Ok(Some(worker)) if worker.status != "active" => May::Nothing,
+            _ => May::Everything,
         }
     }
 
@@ -278,7 +276,12 @@ impl Crew {
         };
         let watch = WATCH.contains(&claimed.order.kind);
         claimed.stop = if watch { self.stop_watches.child_token() } else { self.stop_jobs.child_token() };
-        self.held.lock().insert(claimed.id, (claimed.claim_id, claimed.order.kind));
+        let holding = Holding {
+            kind: claimed.order.kind,
+            needs: claimed.order.required_capability.clone(),
+            stop: claimed.stop.clone(),
+        };
+        self.held.lock().insert(claimed.id, holding);
         let (shop, held, room) = (self.shop.clone(), self.held.clone(), self.room.clone());
         self.tasks.spawn(async move {
             do_one(&shop, &claimed).await;
@@ -286,69 +289,6 @@ impl Crew {
             drop(permit);
             room.notify_one();
         });
-    }
-
-    /// On a log that only one process can write, whoever worked before this one is gone.
-    async fn bury_predecessors(&self, context: &Context) -> Result<(), HandleError> {
-        let workers = self.shop.models.workers().list(false, 10_000).unwrap_or_default();
-        for worker in workers.iter().filter(|worker| *worker.id != *self.id) {
-            self.shop
-                .handle
-                .handle::<Worker>(&worker.id, context, Command::Lose { silent_seconds: 0 })
-                .await?;
-        }
-        let claimed = self.shop.models.jobs().claimed(100_000).unwrap_or_default();
-        for row in claimed {
-            self.replace(&row).await;
-        }
-        Ok(())
-    }
-
-    /// Takes over what belongs to workers whose heartbeat has stood still for longer than a lease.
-    async fn take_over(
-        &self,
-        context: &Context,
-        others: &mut HashMap<String, (u64, Instant)>,
-    ) -> Result<(), HandleError> {
-        let lease = Duration::from_secs(self.shop.settings.lease_seconds);
-        let beats = match self.shop.handle.log().beats().await {
-            Ok(beats) => beats,
-            Err(error) => {
-                // A heartbeat that cannot be read does not stand still: the clocks begin anew.
-                others.clear();
-                tracing::debug!(%error, "the beats of other workers cannot be read");
-                return Ok(());
-            }
-        };
-        let counters: HashMap<&str, u64> =
-            beats.iter().map(|beat| (beat.who.as_str(), beat.counter)).collect();
-        let claimed = self.shop.models.jobs().claimed(10_000).unwrap_or_default();
-        let holders = claimed.iter().filter_map(|row| row.worker_id.clone());
-        // Those without a claim, too: nobody else says that they are gone.
-        let idle = self.shop.models.workers().list(false, 10_000).unwrap_or_default();
-        let holders: std::collections::BTreeSet<String> =
-            holders.chain(idle.into_iter().map(|worker| worker.id)).filter(|id| **id != *self.id).collect();
-        others.retain(|id, _| holders.contains(id));
-        for holder in holders {
-            let counter = counters.get(holder.as_str()).copied().unwrap_or(0);
-            let seen = others.entry(holder.clone()).or_insert((counter, Instant::now()));
-            if seen.0 != counter {
-                *seen = (counter, Instant::now());
-            }
-            let silent = seen.1.elapsed();
-            if silent < lease {
-                continue;
-            }
-            let command = Command::Lose { silent_seconds: silent.as_secs() };
-            match self.shop.handle.handle::<Worker>(&holder, context, command).await {
-                Ok(_) | Err(HandleError::Rejected(_)) => {}
-                Err(error) => return Err(error),
-            }
-            for row in claimed.iter().filter(|row| row.worker_id.as_deref() == Some(&holder)) {
-                self.replace(row).await;
-            }
-        }
-        Ok(())
     }
 
     /// Whether somebody has declared this worker lost.
@@ -366,17 +306,9 @@ impl Crew {
         }
     }
 
-    /// Claims a job from a claim that has died, if its lane has room.
-    async fn replace(&self, row: &beampipe_projections::jobs::Job) {
-        let Some(kind) = Kind::parse(&row.kind) else { return };
-        let Some(lane) = self.lanes.iter().find(|lane| lane.kinds.contains(&kind)) else { return };
-        let Some(permit) = lane.permit(row.project_module.as_deref()) else { return };
-        self.claim(row.id, row.claim_id, permit).await;
-    }
-
     /// Lets running jobs end, then hands the rest back; answers how many were handed back.
     async fn end(self) -> u64 {
-        let watches = self.held.lock().values().filter(|(_, kind)| WATCH.contains(kind)).count() as u64;
+        let watches = self.held.lock().values().filter(|one| WATCH.contains(&one.kind)).count() as u64;
         self.stop_watches.cancel();
         self.tasks.close();
         let patience = Duration::from_secs(self.shop.settings.drain_seconds);

@@ -8,6 +8,7 @@ mod bootstrap;
 mod cluster;
 mod crash;
 mod cut;
+mod drain;
 mod drill;
 mod footprint;
 mod objects;

@@ -109,6 +109,19 @@ fn an_abandonment_names_what_it_believes() {
 }
 
 #[test]
+fn what_waits_at_the_facility_is_pending_there() {
+    let way = [create(), execute(true), translate(), submit(), receipt()];
+    let waits = given::<Execution>(way.into_iter().chain([Command::AwaitScheduler { reason: None }]));
+    let Execution::Submitted { axes: known, .. } = &waits else { panic!("{waits:?}") };
+    assert_eq!((known.scheduler_state.as_deref(), known.awaiting_scheduler), (Some("pending"), true));
+    let seen =
+        |axes: Axes| waits.decide(Command::Observe { axes, observation: Observation::default() }).unwrap();
+    assert_eq!(seen(known.clone()), vec![], "that it still waits is no news");
+    let running = Axes { scheduler_state: Some("running".into()), ..Axes::default() };
+    assert!(matches!(seen(running)[..], [Event::Observed(_)]));
+}
+
+#[test]
 fn a_retry_needs_an_end() {
     let failed = given::<Execution>([create(), execute(true), fail()]);
     let events = failed.decide(retry()).unwrap();

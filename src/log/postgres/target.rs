@@ -39,7 +39,11 @@ impl Target {
             match parameter.split_once('=') {
                 Some(("schema", value)) => ours.schema = Some(value.to_owned()),
                 Some(("sslmode", value)) => ours.mode = Some(value.to_owned()),
-                Some(("sslrootcert", value)) => ours.roots = Some(value.to_owned()),
+                Some(("sslrootcert", value)) => {
+                    let path = percent_encoding::percent_decode_str(value).decode_utf8();
+                    let path = path.map_err(|_| invalid("sslrootcert is no UTF-8 when decoded".into()))?;
+                    ours.roots = Some(path.into_owned());
+                }
                 _ => theirs.push(parameter),
             }
         }
@@ -155,6 +159,20 @@ mod tests {
         assert!(refusal("postgres://u@h/d?sslmode=prefer").contains("prefer"));
         let target = Target::parse("postgres://u@127.0.0.1/d?schema=survey_1", None, false).unwrap();
         assert_eq!((&*target.schema, &*target.shown), ("survey_1", "postgres://u@127.0.0.1/d"));
+    }
+
+    #[test]
+    fn the_file_of_authorities_is_found_where_its_percent_encoded_name_says() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("root ca+100%.pem"), "").unwrap();
+        let url = |name: &str| {
+            format!("postgres://u@db.example/d?sslrootcert={}/{name}", directory.path().display())
+        };
+        assert!(Target::parse(&url("root%20ca+100%25.pem"), None, false).unwrap().tls.is_some());
+        // A plus is a plus, as libpq reads it.
+        let refused = refusal(&url("root+ca+100%25.pem"));
+        assert!(refused.contains("/root+ca+100%.pem:"), "{refused}");
+        assert!(refusal(&url("%FF.pem")).contains("sslrootcert is no UTF-8"));
     }
 
     #[test]

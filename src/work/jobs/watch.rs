@@ -119,7 +119,7 @@ impl Watch<'_> {
             let until = tokio::time::Instant::now() + pause;
             loop {
                 tokio::select! {
-                    () = self.job.stop.cancelled() => return Err(JobError::HandBack("the worker stops".into())),
+                    () = self.job.stop.cancelled() => return Err(JobError::HandBack("the worker stops or is drained".into())),
                     () = tokio::time::sleep_until(until) => break,
                     batch = news.next_batch(100) => match batch {
                         // Our own observations are no news; what a person asked for is.

@@ -9,7 +9,7 @@ use super::service::{PROJECT, Service, is_terminal, sessions_on, survey_yaml};
 use crate::backends::daliuge::{Own, SCRIPTS, told};
 
 /// Sources that finish.
-const GOOD: [&str; 4] = ["HIPASSJ1318-21", "HIPASSJ0039-14", "HIPASSJ1305-20", "HIPASSJ1321-19"];
+pub(super) const GOOD: [&str; 4] = ["HIPASSJ1318-21", "HIPASSJ0039-14", "HIPASSJ1305-20", "HIPASSJ1321-19"];
 /// After so many seconds of silence a job is taken over.
 const LEASE: u64 = 4;
 
@@ -89,7 +89,7 @@ impl Cluster {
 }
 
 /// Uploads the demo's survey as `module`, run on `profile`.
-async fn survey(service: &Service, module: &str, profile: &str) {
+pub(super) async fn survey(service: &Service, module: &str, profile: &str) {
     let yaml = survey_yaml()
         .replace(&format!("id: {PROJECT}"), &format!("id: {module}"))
         .replace("deployment_profile_name: demo", &format!("deployment_profile_name: {profile}"));
@@ -98,7 +98,7 @@ async fn survey(service: &Service, module: &str, profile: &str) {
     assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
 }
 
-async fn simulated_profile(service: &Service, run_ms: u64) {
+pub(super) async fn simulated_profile(service: &Service, run_ms: u64) {
     let deployment = json!({"kind": "simulated", "latency_ms": run_ms});
     service.post("/deployment-profiles", json!({"name": "sim", "deployment": deployment})).await;
 }
@@ -120,7 +120,12 @@ async fn executions(service: &Service) -> Vec<Value> {
     page["items"].as_array().unwrap().clone()
 }
 
-async fn until(service: &Service, what: &str, bound: Duration, is: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+pub(super) async fn until(
+    service: &Service,
+    what: &str,
+    bound: Duration,
+    is: impl Fn(&[Value]) -> bool,
+) -> Vec<Value> {
     let begun = Instant::now();
     loop {
         let all = executions(service).await;

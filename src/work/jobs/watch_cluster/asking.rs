@@ -2,13 +2,47 @@
 
 use std::collections::BTreeMap;
 
+use beampipe_domain::execution::JobFacts;
 use chrono::{DateTime, Utc};
 
+use super::ending;
 use crate::backends::slurm::cluster::Cluster;
+use crate::backends::slurm::job::State;
 use crate::backends::slurm::poll::{Asked, Poll as Told, poll};
 use crate::backends::slurm::{PollError, reason, sacct, squeue};
 use crate::work::Shop;
 use crate::work::cluster::asked;
+
+/// What was said of a job that has not ended.
+pub(super) struct Look<'a> {
+    pub source: &'static str,
+    pub state: &'a State,
+    pub why: Option<&'a str>,
+    pub expected_at: Option<DateTime<Utc>>,
+    pub job: JobFacts,
+}
+
+impl<'a> Look<'a> {
+    pub fn in_queue(row: &'a squeue::Row) -> Self {
+        Self {
+            source: "squeue",
+            state: &row.state,
+            why: row.reason.as_deref(),
+            expected_at: row.started_at,
+            job: ending::facts_of_queue(row),
+        }
+    }
+
+    pub fn in_accounting(row: &'a sacct::Row) -> Self {
+        Self {
+            source: "sacct",
+            state: &row.state,
+            why: row.reason.as_deref(),
+            expected_at: None,
+            job: ending::facts(row),
+        }
+    }
+}
 
 /// Asks for all jobs in one batch: squeue, and sacct for those that it does not call living.
 pub(super) async fn ask(
