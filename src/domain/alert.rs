@@ -23,7 +23,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::rule::{Escalation, Flapping, NoData, Severity, scope};
+use crate::rule::{Escalation, Flapping, NoData, Severity, Trigger, scope};
 use crate::{Aggregate, Rejection};
 
 mod observe;
@@ -247,6 +247,11 @@ impl Aggregate for Alert {
             (_, Command::Observe(seen)) => Ok(self.observe(&seen)),
             (Phase::Inactive, Command::Occur(seen)) => Ok(self.fire(&seen, seen.at, true)),
             (_, Command::Occur(_)) => Ok(vec![]),
+            (Phase::Firing(_), Command::Acknowledge { .. }) if self.is_heartbeat() => {
+                let detail =
+                    "a heartbeat is not acknowledged: it would fall silent; disable its rule instead";
+                Err(Rejection::new("alert-not-firing", detail))
+            }
             (Phase::Firing(firing), Command::Acknowledge { comment }) => {
                 if firing.acknowledged {
                     return Ok(vec![]);
@@ -311,6 +316,10 @@ impl Firing {
 }
 
 impl Alert {
+    fn is_heartbeat(&self) -> bool {
+        self.subject.labels.get("trigger").is_some_and(|kind| *kind == Trigger::Heartbeat {}.kind())
+    }
+
     fn fired(&mut self, e: &Fired) {
         let before = match &self.phase {
             Phase::Firing(firing) if self.number == e.number => Some(firing.as_ref().clone()),

@@ -283,3 +283,12 @@ fn what_nobody_acknowledges_is_told_to_others_once() {
     let alert = given::<Alert>([observe(seen(0, true)), mine]);
     assert_eq!(alert.decide(observe(later)), Ok(vec![]), "somebody sees to it");
 }
+
+#[test]
+fn a_heartbeat_is_not_acknowledged_because_it_would_fall_silent() {
+    let mut alive = seen(0, true);
+    alive.subject.labels.insert("trigger".into(), "heartbeat".into());
+    let alert = given::<Alert>([observe(alive)]);
+    let refused = alert.decide(Command::Acknowledge { comment: String::new() }).unwrap_err();
+    assert!(refused.detail.contains("disable its rule"), "{refused}");
+}

@@ -267,8 +267,14 @@ impl Judge<'_> {
     fn lost(&self, one: &Happening) -> Option<Story> {
         let What::WorkerLost { worker, silent_seconds } = &one.what else { return None };
         let subject = self.subject(None, labels(&self.rule.spec, None, &[("worker", worker)]));
-        let silent = words(i64::try_from(*silent_seconds).unwrap_or(i64::MAX));
-        let said = format!("worker {worker} has been silent for {silent} and is taken for lost");
+        let said = match silent_seconds {
+            // A process that starts where another one worked knows that the other one is gone.
+            0 => format!("worker {worker} ended without saying so"),
+            seconds => {
+                let silent = words(i64::try_from(*seconds).unwrap_or(i64::MAX));
+                format!("worker {worker} has been silent for {silent} and is taken for lost")
+            }
+        };
         Some(Story::of(one.event, subject, said, vec![one.event]))
     }
 

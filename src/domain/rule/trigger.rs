@@ -207,6 +207,7 @@ impl Trigger {
         matches!(
             self,
             Self::DependencyDown { .. }
+                | Self::QueueAge { .. }
                 | Self::WorkerLost {}
                 | Self::ProjectionLag { .. }
                 | Self::Heartbeat {}
