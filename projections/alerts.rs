@@ -3,7 +3,8 @@
 //!
 //! `owed` is the to-do list of whoever enqueues deliveries: an event of an alert that names channels adds a row for each,
 //! `delivery.enqueued` takes it away, whichever of the two is told of first. `noticed` is that of whoever evaluates: what
-//! happened while an enabled rule watched for it adds a row, the alert that names it as a cause takes it away.
+//! happened while an enabled rule watched for it adds a row, the alert that names it as a cause takes it away. `notices` is what
+//! other channels are to be told of one that was disabled; it is emptied as `owed` is.
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub(crate) struct Projected;
 
 impl Projection for Projected {
     const NAME: &'static str = "alerts";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SCHEMA: &'static str = include_str!("../migrations/views/alerts.sql");
     const CATEGORIES: &'static [&'static str] =
         &["channel", "rule", "silence", "alert", "delivery", "execution", "source"];

@@ -17,7 +17,9 @@ use crate::engine::Place;
 use crate::outgoing::Outgoing;
 use crate::secrets::SecretRef;
 
+mod alerts;
 mod ssh;
+pub use alerts::Alerts;
 pub use ssh::Ssh;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +38,7 @@ pub struct Config {
     pub dependencies: Dependencies,
     /// Requests to addresses that people configure: receivers of alerts.
     pub outgoing: Outgoing,
+    pub alerts: Alerts,
     pub ssh: Ssh,
     pub telemetry: Telemetry,
 }
@@ -267,6 +270,7 @@ impl Default for Config {
             work: Work::default(),
             dependencies: Dependencies::default(),
             outgoing: Outgoing::default(),
+            alerts: Alerts::default(),
             ssh: Ssh::default(),
             telemetry: Telemetry::default(),
         }
@@ -367,6 +371,7 @@ impl Config {
         }
         self.check_artifacts()?;
         self.ssh.check()?;
+        self.alerts.check()?;
         if let Place::EventStore { address, .. } = self.log_place() {
             let named = self.log.username.is_some() || address.contains('@');
             if named != self.log.password.is_some() {

@@ -84,6 +84,7 @@ pub async fn service_with(settings: Settings) -> Service {
         artifacts: artifacts.clone(),
         sealing: Arc::new(Sealing::of(&[7; 32])),
         guard: Guard::new(Outgoing { allow_networks, timeout_seconds: 2, ..Outgoing::default() }),
+        disable_after: chrono::TimeDelta::hours(24),
     };
     let api = Api::new(Parts {
         handle: handle.clone(),
