@@ -116,7 +116,7 @@ fn common<'a>(of: impl Iterator<Item = &'a BTreeMap<String, String>>) -> BTreeMa
 }
 
 /// As Prometheus' `model.LabelSet` has it: FNV-1a of 64 bits over names and values in their order, each with a byte 255 after it.
-fn fingerprint(labels: &BTreeMap<String, String>) -> String {
+pub fn fingerprint(labels: &BTreeMap<String, String>) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for (name, value) in labels {
         for text in [name, value] {
