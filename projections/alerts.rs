@@ -1,5 +1,6 @@
 //! The read model behind channels, rules, silences, alerts and deliveries: follows `channel-*`, `rule-*`, `silence-*`,
 //! `alert-*` and `delivery-*`; reads nothing but its own rows. The deliveries that are due are the to-do list of the post.
+//! `notices` is that of what other channels are to be told of one that was disabled; `delivery.enqueued` takes it away.
 
 use std::sync::Arc;
 

@@ -44,6 +44,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         artifacts: artifacts.clone(),
         sealing: Arc::new(Sealing::open(&config.sealing_key(), &clock)?),
         guard: Guard::new(config.outgoing.clone()),
+        disable_after: config.alerts.disable_channel_after(),
     };
 
     let answers = config.roles.contains(&Role::Api);

@@ -17,8 +17,10 @@ use crate::engine::Place;
 use crate::outgoing::Outgoing;
 use crate::secrets::SecretRef;
 
+mod alerts;
 mod check;
 mod ssh;
+pub use alerts::Alerts;
 use check::has_password;
 pub use ssh::Ssh;
 
@@ -38,6 +40,7 @@ pub struct Config {
     pub dependencies: Dependencies,
     /// Requests to addresses that people configure: receivers of alerts.
     pub outgoing: Outgoing,
+    pub alerts: Alerts,
     pub ssh: Ssh,
     pub telemetry: Telemetry,
 }
@@ -273,6 +276,7 @@ impl Default for Config {
             work: Work::default(),
             dependencies: Dependencies::default(),
             outgoing: Outgoing::default(),
+            alerts: Alerts::default(),
             ssh: Ssh::default(),
             telemetry: Telemetry::default(),
         }

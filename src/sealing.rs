@@ -17,6 +17,9 @@ use sha2::{Digest, Sha256};
 use crate::artifacts::{ArtifactError, Artifacts};
 use crate::clock::Clock;
 
+/// What stands for a secret wherever one would be shown.
+pub const REDACTED: &str = "[REDACTED]";
+
 /// The layout of an object: this byte, the key's id, the nonce, then what is encrypted.
 const LAYOUT: u8 = 1;
 const ID_LEN: usize = 8;

@@ -11,10 +11,26 @@ CREATE TABLE IF NOT EXISTS channels (
     last_test_at     INTEGER,
     last_test_status TEXT,
     last_test_code   INTEGER,
+    failing_since    INTEGER,
+    failing_attempts INTEGER NOT NULL DEFAULT 0,
+    failing_deliveries INTEGER NOT NULL DEFAULT 0,
     created_at       INTEGER NOT NULL,
     updated_at       INTEGER,
     revision         INTEGER NOT NULL
 ) STRICT;
+
+-- What channels are to be told of another that was disabled by the service, until it is enqueued.
+CREATE TABLE IF NOT EXISTS notices (
+    delivery_id BLOB PRIMARY KEY,
+    cause       BLOB NOT NULL,
+    channel_id  BLOB NOT NULL,
+    disabled_id BLOB NOT NULL,
+    name        TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    disabled_at INTEGER NOT NULL,
+    position    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS rules (
     created_position INTEGER PRIMARY KEY,

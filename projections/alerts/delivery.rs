@@ -14,6 +14,7 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
     let key = blob(&id);
     match event {
         D::Enqueued(e) => {
+            db.prepare_cached("DELETE FROM notices WHERE delivery_id = ?1")?.execute([key])?;
             db.prepare_cached(
                 "INSERT INTO deliveries (created_position, id, message, channel_id, channel_kind, rule_id, alert, \
                  group_key, project_module, payload, status, attempts, next_attempt_at, created_at, revision) \
@@ -59,7 +60,29 @@ pub fn apply(db: &Connection, counts: &mut Counts, envelope: &Envelope, event: &
     Ok(())
 }
 
+/// Counts what fails on a channel without a break. That a test fails, somebody has seen; that one succeeds ends it.
+fn count_failing(db: &Connection, id: &Uuid, e: &Attempted) -> Result<()> {
+    let of = "id = (SELECT channel_id FROM deliveries WHERE id = ?1)";
+    if e.error.is_none() {
+        let sql = format!(
+            "UPDATE channels SET failing_since = NULL, failing_attempts = 0, failing_deliveries = 0 WHERE {of}"
+        );
+        db.prepare_cached(&sql)?.execute([blob(id)])?;
+        return Ok(());
+    }
+    let sql = format!(
+        "UPDATE channels SET failing_attempts = failing_attempts + 1, \
+         failing_deliveries = failing_deliveries + NOT EXISTS (SELECT 1 FROM attempts WHERE delivery_id = ?1 \
+         AND attempt <> ?2 AND error IS NOT NULL AND started_at >= channels.failing_since), \
+         failing_since = coalesce(failing_since, ?3) \
+         WHERE {of} AND EXISTS (SELECT 1 FROM deliveries WHERE id = ?1 AND message <> 'test')"
+    );
+    db.prepare_cached(&sql)?.execute((blob(id), e.attempt, micros(e.started_at)))?;
+    Ok(())
+}
+
 fn attempted(db: &Connection, envelope: &Envelope, id: &Uuid, e: &Attempted) -> Result<()> {
+    count_failing(db, id, e)?;
     db.prepare_cached(
         "INSERT OR REPLACE INTO attempts (delivery_id, attempt, attempt_id, started_at, latency_ms, code, error, answer, \
          retry_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",

@@ -1,12 +1,14 @@
 //! What people keep: channels, rules and silences.
 
 use beampipe_domain::channel::{Created, Event as C, Updated};
+use beampipe_domain::id;
 use beampipe_domain::rule::{self, Event as R};
 use beampipe_domain::silence::Event as S;
 use rusqlite::{Connection, Result, params};
+use uuid::Uuid;
 
 use crate::Envelope;
-use crate::sql::{blob, json, micros, stream_id};
+use crate::sql::{blob, column, json, micros, stream_id};
 
 pub fn channel(db: &Connection, envelope: &Envelope, event: &C) -> Result<()> {
     let recorded = &envelope.recorded;
@@ -33,6 +35,7 @@ pub fn channel(db: &Connection, envelope: &Envelope, event: &C) -> Result<()> {
             .prepare_cached(
                 "UPDATE channels SET name = ?2, kind = ?3, spec = ?4, enabled = ?5, \
                  disabled_reason = CASE WHEN ?5 THEN NULL ELSE disabled_reason END, channel_revision = ?6, \
+                 failing_since = NULL, failing_attempts = 0, failing_deliveries = 0, \
                  updated_at = ?7, revision = ?8 WHERE id = ?1",
             )?
             .execute(params![
@@ -54,13 +57,54 @@ pub fn channel(db: &Connection, envelope: &Envelope, event: &C) -> Result<()> {
                  WHERE id = ?1",
             )?
             .execute((key, now, if e.taken { "sent" } else { "failed" }, e.code, recorded.revision))?,
-        C::Disabled(e) => db
-            .prepare_cached(
+        C::Disabled(e) => {
+            owe_notices(db, envelope, &id, &e.reason)?;
+            db.prepare_cached(
                 "UPDATE channels SET enabled = 0, disabled_reason = ?2, channel_revision = ?3, updated_at = ?4, \
                  revision = ?5 WHERE id = ?1",
             )?
-            .execute((key, &e.reason, e.revision, now, recorded.revision))?,
+            .execute((key, &e.reason, e.revision, now, recorded.revision))?
+        }
     };
+    Ok(())
+}
+
+/// Others are told that a channel was disabled: those that the same rules name; if there are none, all that are enabled.
+fn owe_notices(db: &Connection, envelope: &Envelope, disabled: &Uuid, reason: &str) -> Result<()> {
+    let recorded = &envelope.recorded;
+    let mut named = db.prepare_cached(
+        "SELECT DISTINCT named.value FROM rules, json_each(rules.spec, '$.channel_ids') AS named \
+         WHERE rules.removed = 0 AND rules.enabled = 1 \
+         AND EXISTS (SELECT 1 FROM json_each(rules.spec, '$.channel_ids') WHERE value = ?1)",
+    )?;
+    let named: Vec<String> =
+        named.query_map([disabled.to_string()], |row| row.get(0))?.collect::<Result<_>>()?;
+    let mut others = db.prepare_cached(
+        "SELECT id FROM channels WHERE removed = 0 AND enabled = 1 AND id <> ?1 ORDER BY created_position",
+    )?;
+    let others: Vec<Uuid> =
+        others.query_map([blob(disabled)], |row| column(row, 0))?.collect::<Result<_>>()?;
+    let mut told: Vec<Uuid> =
+        others.iter().filter(|channel| named.contains(&channel.to_string())).copied().collect();
+    if told.is_empty() {
+        told = others;
+    }
+    for channel in told {
+        db.prepare_cached(
+            "INSERT OR IGNORE INTO notices (delivery_id, cause, channel_id, disabled_id, name, kind, reason, disabled_at, \
+             position) SELECT ?1, ?2, ?3, ?4, name, kind, ?5, ?6, ?7 FROM channels WHERE id = ?4 \
+             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE id = ?1)",
+        )?
+        .execute(params![
+            blob(&id::delivery(recorded.id, channel)),
+            blob(&recorded.id),
+            blob(&channel),
+            blob(disabled),
+            reason,
+            micros(recorded.occurred_at),
+            recorded.position,
+        ])?;
+    }
     Ok(())
 }
 

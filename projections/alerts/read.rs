@@ -27,8 +27,29 @@ row! {
         /// `sent` or `failed`.
         pub last_test_status: Option<String>,
         pub last_test_code: Option<u32>,
+        /// When the first of the attempts began that all failed since one did not; tests apart.
+        pub failing_since: Option<DateTime<Utc>>,
+        pub failing_attempts: u32,
+        /// Of how many messages they were.
+        pub failing_deliveries: u32,
         pub created_at: DateTime<Utc>,
         pub updated_at: Option<DateTime<Utc>>,
+    }
+}
+
+row! {
+    /// What a channel is to be told of another that was disabled by the service, and is not enqueued yet.
+    pub struct Notice {
+        pub delivery_id: Uuid,
+        /// The event.
+        pub cause: Uuid,
+        pub channel_id: Uuid,
+        pub disabled_id: Uuid,
+        pub name: String,
+        pub kind: String,
+        pub reason: String,
+        pub disabled_at: DateTime<Utc>,
+        pub position: u64,
     }
 }
 
@@ -248,6 +269,12 @@ impl Alerts {
         self.0.all(&sql, (before, limit, offset, state, blob_of(rule.as_ref())), Alert::from_row)
     }
 
+    /// What is to be told of channels that were disabled, oldest first.
+    pub fn notices(&self, limit: u64) -> Result<Vec<Notice>, ReadModelError> {
+        let sql = format!("SELECT {} FROM notices ORDER BY position LIMIT ?1", Notice::columns());
+        self.0.all(&sql, [i64::try_from(limit).unwrap_or(i64::MAX)], Notice::from_row)
+    }
+
     pub fn delivery(&self, id: Uuid) -> Result<Option<Delivery>, ReadModelError> {
         let sql = format!("SELECT {} FROM deliveries WHERE id = ?1", Delivery::columns());
         self.0.one(&sql, [blob(&id)], Delivery::from_row)
@@ -292,18 +319,21 @@ impl Alerts {
         self.0.all(&sql, [blob(&delivery)], Attempt::from_row)
     }
 
-    /// Deliveries whose next attempt is due, the longest due first. Of one group and channel the messages go in their order: that
-    /// it is resolved does not overtake that it fires.
-    pub fn due(&self, now: DateTime<Utc>, limit: u64) -> Result<Vec<Delivery>, ReadModelError> {
+    /// Deliveries whose next attempt is due, the longest due first, at most so many of each channel: one that does not keep up
+    /// holds no other back. Of one group and channel the messages go in their order: that it is resolved does not overtake that it
+    /// fires.
+    pub fn due(&self, now: DateTime<Utc>, of_a_channel: u64) -> Result<Vec<Delivery>, ReadModelError> {
         let sql = format!(
-            "SELECT {} FROM deliveries WHERE status IN ('pending', 'retrying') AND next_attempt_at <= ?1 \
+            "SELECT {} FROM (SELECT *, row_number() OVER \
+             (PARTITION BY channel_id ORDER BY next_attempt_at, created_position) AS place FROM deliveries \
+             WHERE status IN ('pending', 'retrying') AND next_attempt_at <= ?1 \
              AND NOT EXISTS (SELECT 1 FROM deliveries AS earlier WHERE earlier.group_key = deliveries.group_key \
              AND earlier.channel_id = deliveries.channel_id AND earlier.status IN ('pending', 'retrying') \
-             AND earlier.created_position < deliveries.created_position) \
-             ORDER BY next_attempt_at, created_position LIMIT ?2",
+             AND earlier.created_position < deliveries.created_position)) \
+             WHERE place <= ?2 ORDER BY next_attempt_at, created_position",
             Delivery::columns()
         );
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = i64::try_from(of_a_channel).unwrap_or(i64::MAX);
         self.0.all(&sql, (micros(now), limit), Delivery::from_row)
     }
 }

@@ -4,18 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use beampipe_domain::channel::{self, Channel, Config, Secret, Tested, Webhook};
-use beampipe_domain::delivery::{Attempt, Command, Delivery, Enqueued, Facts, Message, Outcome};
+use beampipe_domain::channel::{self, Channel, Config, Secret, Tested};
+use beampipe_domain::delivery::{Attempt, Command, Delivery, Enqueued, Message, Outcome};
+use beampipe_log::Position;
+use chrono::TimeDelta;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use secrecy::{ExposeSecret, SecretString};
-use url::Url;
+use secrecy::SecretString;
 use uuid::Uuid;
 
+use super::channels::{self, Opened, Outbound, Post, Sending};
 use super::message;
+use super::redact::Secrets;
+use super::silencing;
 use crate::artifacts::Artifacts;
 use crate::clock::Clock;
 use crate::handle::{Context, Handle, HandleError};
-use crate::outgoing::{Guard, SendError, retry_after_seconds};
+use crate::outgoing::{Answer, Guard, SendError, retry_after_seconds};
 use crate::sealing::Sealing;
 use crate::secrets::SecretRef;
 
@@ -31,26 +35,16 @@ pub struct Sender {
     pub artifacts: Artifacts,
     pub sealing: Arc<Sealing>,
     pub guard: Guard,
+    /// A channel on which everything failed for so long is disabled.
+    pub disable_after: TimeDelta,
 }
 
-/// A request that is ready to go, and what in it nobody may see.
-struct Ready {
-    url: Url,
-    headers: HeaderMap,
-    body: Vec<u8>,
-    secrets: Vec<SecretString>,
-}
-
-/// Takes secrets out of what somebody said.
-fn without(secrets: &[SecretString], text: &str) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets {
-        let secret = secret.expose_secret();
-        if secret.len() >= 4 {
-            text = text.replace(secret, "[REDACTED]");
-        }
-    }
-    text
+/// An attempt that was made and recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    pub tested: Tested,
+    /// Up to where a read model has to be to know of it.
+    pub position: Position,
 }
 
 impl Sender {
@@ -82,12 +76,12 @@ impl Sender {
             .handle::<Delivery>(&id.to_string(), context, Command::Enqueue(Box::new(order)))
             .await?;
         let context = enqueued.event_id.map_or_else(|| context.clone(), |event| context.because_of(event));
-        let tested = self.attempt(id, &context).await?;
-        Ok((id, tested.unwrap_or_default()))
+        let made = self.attempt(id, &context).await?.unwrap_or_default();
+        Ok((id, made.tested))
     }
 
     /// Makes one attempt, and records how it ended; `None` when there is nothing to try any more.
-    pub async fn attempt(&self, id: Uuid, context: &Context) -> Result<Option<Tested>, HandleError> {
+    pub async fn attempt(&self, id: Uuid, context: &Context) -> Result<Option<Made>, HandleError> {
         let key = id.to_string();
         let Delivery::Waiting { facts, .. } = self.handle.load::<Delivery>(&key).await?.state else {
             return Ok(None);
@@ -103,21 +97,15 @@ impl Sender {
             }
         };
         let started_at = self.clock().now();
-        let (outcome, latency) = self.send(id, &facts, &spec.config).await;
+        let (outcome, latency) = self.send(id, &facts.order, &spec.config).await;
         crate::fault::point("delivery_attempted");
+        let gone = matches!(outcome, Outcome::Refused { code: GONE, .. });
         let tested = Tested {
             delivery_id: id,
             taken: matches!(outcome, Outcome::Taken { .. }),
-            code: match outcome {
-                Outcome::Taken { code, .. } | Outcome::Refused { code, .. } => Some(code),
-                Outcome::Unanswered { .. } | Outcome::Impossible { .. } => None,
-            },
+            code: outcome.code(),
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
-            error: match &outcome {
-                Outcome::Taken { .. } => None,
-                Outcome::Refused { code, .. } => Some(format!("the receiver answered {code}")),
-                Outcome::Unanswered { error } | Outcome::Impossible { error } => Some(error.clone()),
-            },
+            error: outcome.error(),
         };
         let attempt = Attempt {
             attempt_id: self.clock().id(),
@@ -129,39 +117,33 @@ impl Sender {
         };
         let done = self.handle.handle::<Delivery>(&key, context, Command::Record(Box::new(attempt))).await?;
         let context = done.event_id.map_or_else(|| context.clone(), |event| context.because_of(event));
-        self.tell_channel(channel_id, &context, test, &tested).await?;
-        Ok(Some(tested))
+        let mut commands = vec![];
+        if test {
+            commands.push(channel::Command::RecordTest(tested.clone()));
+        }
+        if gone {
+            let reason = format!("the receiver answered {GONE}: it is gone for good");
+            commands.push(channel::Command::Disable { reason });
+        }
+        self.tell_channel(channel_id, &context, commands).await?;
+        Ok(Some(Made { tested, position: done.position }))
     }
 
-    async fn give_up(
-        &self,
-        key: &str,
-        context: &Context,
-        reason: &str,
-    ) -> Result<Option<Tested>, HandleError> {
+    async fn give_up(&self, key: &str, context: &Context, reason: &str) -> Result<Option<Made>, HandleError> {
         let command = Command::GiveUp { reason: reason.to_owned() };
         self.handle.handle::<Delivery>(key, context, command).await?;
         Ok(None)
     }
 
-    /// What an attempt says of its channel: how a test ended, or that the receiver is gone. That the channel was removed
-    /// meanwhile is no error.
-    async fn tell_channel(
+    /// What an attempt says of its channel: how a test ended, that the receiver is gone. That the channel was removed meanwhile is
+    /// no error.
+    pub async fn tell_channel(
         &self,
         channel: Uuid,
         context: &Context,
-        test: bool,
-        tested: &Tested,
+        commands: Vec<channel::Command>,
     ) -> Result<(), HandleError> {
         let key = channel.to_string();
-        let mut commands = vec![];
-        if test {
-            commands.push(channel::Command::RecordTest(tested.clone()));
-        }
-        if tested.code == Some(GONE) {
-            let reason = format!("the receiver answered {GONE}: it is gone for good");
-            commands.push(channel::Command::Disable { reason });
-        }
         for command in commands {
             match self.handle.handle::<Channel>(&key, context, command).await {
                 Err(HandleError::Rejected(_)) => {}
@@ -171,40 +153,86 @@ impl Sender {
         Ok(())
     }
 
-    async fn send(&self, id: Uuid, facts: &Facts, config: &Config) -> (Outcome, Duration) {
-        let ready = match config {
-            Config::Webhook(webhook) => self.prepare(id, facts, webhook).await,
-            Config::Email(_) => {
-                let error =
-                    "mail is not sent by this release; send this channel's messages to a webhook".to_owned();
-                return (Outcome::Impossible { error }, Duration::ZERO);
-            }
+    /// Sends a message once. What cannot be read or laid out here and now may be so at the next attempt, or for another process.
+    async fn send(&self, id: Uuid, order: &Enqueued, config: &Config) -> (Outcome, Duration) {
+        let unanswered = |error| (Outcome::Unanswered { error }, Duration::ZERO);
+        let opened = match self.open_all(order.channel_id, config).await {
+            Ok(opened) => opened,
+            Err(error) => return unanswered(error),
         };
-        // What cannot be read here and now may be there at the next attempt, or for another process.
-        let ready = match ready {
-            Ok(ready) => ready,
-            Err(error) => return (Outcome::Unanswered { error }, Duration::ZERO),
+        let mut order = order.clone();
+        let links = silencing::sign(&self.sealing, &mut order.payload, self.clock().now());
+        let outbound = Outbound::new(id, &order, self.clock().now());
+        let prepared = match channels::prepare(config, &opened, &outbound) {
+            Ok(prepared) => prepared,
+            Err(error) => return unanswered(error),
         };
+        let user = if let Config::Email(email) = config { email.user.as_deref() } else { None };
+        let secrets = Secrets::of(&opened, user).and(links);
         let began = std::time::Instant::now();
-        let sent = self.guard.post(&ready.url, ready.headers, ready.body).await;
-        let outcome = match sent {
-            Err(SendError::Refused(error)) => Outcome::Impossible { error },
-            Err(SendError::NoAnswer(error)) => Outcome::Unanswered { error: without(&ready.secrets, &error) },
-            Ok(answer) => {
-                let said: String = without(&ready.secrets, &answer.body).chars().take(ANSWER_KEPT).collect();
-                let said = Some(said).filter(|said| !said.trim().is_empty());
-                let now = self.clock().now();
-                let later = answer.retry_after.and_then(|value| retry_after_seconds(&value, now));
-                match answer.code {
-                    code @ 200..=299 => Outcome::Taken { code, answer: said },
-                    code => Outcome::Refused { code, answer: said, retry_after_seconds: later },
+        let outcome = match prepared.sending {
+            Sending::Posts(posts) => self.post_all(posts, &secrets).await,
+            Sending::Mail(mail) => match self.guard.mail(&mail.server, &mail.letter).await {
+                Ok(answer) if (200..300).contains(&answer.code) => {
+                    Outcome::Taken { code: answer.code, answer: said(&secrets, &answer) }
                 }
-            }
+                Ok(answer) => Outcome::RefusedByMail { code: answer.code, answer: said(&secrets, &answer) },
+                Err(error) => failed(&secrets, error),
+            },
         };
-        (outcome, began.elapsed())
+        (noted(outcome, prepared.note), began.elapsed())
     }
 
-    /// The secret of a field as it is now.
+    /// Posts one after the other, until one is not taken.
+    async fn post_all(&self, posts: Vec<Post>, secrets: &Secrets) -> Outcome {
+        let mut last = Outcome::Impossible { error: "there is nothing to send".into() };
+        for post in posts {
+            last = match self.post(post, secrets).await {
+                taken @ Outcome::Taken { .. } => taken,
+                other => return other,
+            };
+        }
+        last
+    }
+
+    async fn post(&self, post: Post, secrets: &Secrets) -> Outcome {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &post.headers {
+            let Ok(mut value) = HeaderValue::from_str(value) else {
+                return Outcome::Unanswered {
+                    error: format!("headers.{name}: it cannot be a header's value"),
+                };
+            };
+            let Ok(name) = HeaderName::try_from(name) else {
+                return Outcome::Unanswered { error: format!("headers.{name}: it is no header") };
+            };
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        let answer = match self.guard.post(&post.url, headers, post.body).await {
+            Ok(answer) => answer,
+            Err(error) => return failed(secrets, error),
+        };
+        let retry_after_seconds =
+            answer.retry_after.as_ref().and_then(|value| retry_after_seconds(value, self.clock().now()));
+        match answer.code {
+            code @ 200..=299 => Outcome::Taken { code, answer: said(secrets, &answer) },
+            code => Outcome::Refused { code, answer: said(secrets, &answer), retry_after_seconds },
+        }
+    }
+
+    /// The secrets of a channel as they are now.
+    async fn open_all(&self, channel: Uuid, config: &Config) -> Result<Opened, String> {
+        let mut opened = Opened::default();
+        for (field, secret) in config.secrets() {
+            if let Some(secret) = secret {
+                let secret = self.open(channel, &field, &secret).await?;
+                opened.0.insert(field, secret);
+            }
+        }
+        Ok(opened)
+    }
+
     async fn open(&self, channel: Uuid, field: &str, secret: &Secret) -> Result<SecretString, String> {
         let reference = match secret {
             Secret::Env(name) => SecretRef::Env(name.clone()),
@@ -217,68 +245,36 @@ impl Sender {
         };
         reference.read().map_err(|error| format!("{field}: {error}"))
     }
+}
 
-    async fn prepare(&self, id: Uuid, facts: &Facts, webhook: &Webhook) -> Result<Ready, String> {
-        let order = &facts.order;
-        let channel = order.channel_id;
-        let url = webhook.url.as_ref().ok_or("the channel has no address")?;
-        let url = self.open(channel, "url", url).await?;
-        let mut secrets = vec![url.clone()];
-        let url: Url = url.expose_secret().parse().map_err(|_| "url: it is no address".to_owned())?;
-        // A receiver may repeat a part of the address.
-        secrets.extend(url.query().map(|query| query.to_owned().into()));
-        secrets.extend(Some(url.path()).filter(|path| path.len() > 1).map(|path| path.to_owned().into()));
-        let mut headers = HeaderMap::new();
-        for (name, secret) in &webhook.headers {
-            let value = self.open(channel, &format!("headers.{name}"), secret).await?;
-            let mut header = HeaderValue::from_str(value.expose_secret())
-                .map_err(|_| format!("headers.{name}: it cannot be a header's value"))?;
-            header.set_sensitive(true);
-            let name = HeaderName::try_from(name).map_err(|_| format!("headers.{name}: it is no header"))?;
-            headers.insert(name, header);
-            secrets.push(value);
+/// The beginning of what a receiver answered, without what is secret.
+fn said(secrets: &Secrets, answer: &Answer) -> Option<String> {
+    let said: String = secrets.out_of(&answer.body).chars().take(ANSWER_KEPT).collect();
+    Some(said).filter(|said| !said.trim().is_empty())
+}
+
+fn failed(secrets: &Secrets, error: SendError) -> Outcome {
+    match error {
+        SendError::Refused(error) => Outcome::Impossible { error },
+        SendError::NoAnswer(error) => {
+            let error = secrets.out_of(&error).chars().take(ANSWER_KEPT).collect();
+            Outcome::Unanswered { error }
         }
-        let routing_key = match &webhook.routing_key {
-            Some(key) => Some(self.open(channel, "routing_key_ref", key).await?),
-            None => None,
-        };
-        let body = message::body(webhook.template, &order.payload, &order.dedup_key, routing_key.as_ref());
-        let body = body.to_string().into_bytes();
-        secrets.extend(routing_key);
-        let mut signing = vec![];
-        for (field, secret) in [
-            ("signing_secret", &webhook.signing_secret),
-            ("previous_signing_secret", &webhook.previous_signing_secret),
-        ] {
-            if let Some(secret) = secret {
-                signing.push(self.open(channel, field, secret).await?);
-            }
-        }
-        let timestamp = self.clock().now().timestamp();
-        headers.insert("content-type", HeaderValue::from_static("application/json"));
-        headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
-        let id = id.to_string();
-        let signature = message::signature(&signing, &id, timestamp, &body);
-        for (name, value) in [("webhook-id", &id), ("webhook-signature", &signature)] {
-            if !value.is_empty() {
-                let value = HeaderValue::from_str(value).map_err(|error| error.to_string())?;
-                headers.insert(HeaderName::from_static(name), value);
-            }
-        }
-        secrets.extend(signing);
-        Ok(Ready { url, headers, body, secrets })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_receiver_repeats_of_a_secret_is_taken_out() {
-        let secrets =
-            ["https://h/T0/key".to_owned().into(), "Bearer x1".to_owned().into(), "ab".to_owned().into()];
-        let said = without(&secrets, "no hook https://h/T0/key for Bearer x1, see above");
-        assert_eq!(said, "no hook [REDACTED] for [REDACTED], see above", "two letters are no secret");
+/// An outcome with what the channel's owner has to know of it in front of what the receiver said.
+fn noted(outcome: Outcome, note: Option<String>) -> Outcome {
+    let Some(note) = note else { return outcome };
+    let with =
+        |said: Option<String>| Some(said.map_or_else(|| note.clone(), |said| format!("{note}; {said}")));
+    match outcome {
+        Outcome::Taken { code, answer } => Outcome::Taken { code, answer: with(answer) },
+        Outcome::Refused { code, answer, retry_after_seconds } => {
+            Outcome::Refused { code, answer: with(answer), retry_after_seconds }
+        }
+        Outcome::RefusedByMail { code, answer } => Outcome::RefusedByMail { code, answer: with(answer) },
+        Outcome::Unanswered { error } => Outcome::Unanswered { error: format!("{error} ({note})") },
+        impossible @ Outcome::Impossible { .. } => impossible,
     }
 }

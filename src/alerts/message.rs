@@ -1,17 +1,18 @@
-//! What a message looks like to its receiver. Pure: a payload and secrets in, a body and headers out.
-//!
-//! Signatures are those of Standard Webhooks (github.com/standard-webhooks/standard-webhooks): the headers `webhook-id`,
-//! `webhook-timestamp` and `webhook-signature`, HMAC-SHA-256 over `id.timestamp.body`. While a secret is rotated, a message has
-//! a signature of each.
+//! What a message says, whoever it is said to. Pure: an alert or an event in, a payload out, which is kept in the log; and a payload
+//! in, what a receiver is told of it out. How a kind of receiver is told is in [`channels`](super::channels).
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use beampipe_domain::channel::Template;
+use std::collections::BTreeMap;
+
 use beampipe_domain::delivery::Message;
 use chrono::{DateTime, Utc};
-use ring::hmac;
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+
+use super::template::shortened;
+
+/// How many alerts, and how many sources of one, a text for people names.
+const NAMED: usize = 20;
+/// The longest title, in characters.
+const LONGEST_TITLE: usize = 200;
 
 /// What a test says.
 pub fn of_test(channel: &str, now: DateTime<Utc>) -> Value {
@@ -29,83 +30,248 @@ pub fn of_test(channel: &str, now: DateTime<Utc>) -> Value {
     })
 }
 
-/// The body for a template.
-pub fn body(
-    template: Template,
-    payload: &Value,
-    dedup_key: &str,
-    routing_key: Option<&SecretString>,
-) -> Value {
-    let text = |field: &str| payload[field].as_str().unwrap_or_default().to_owned();
-    match template {
-        Template::Generic => payload.clone(),
-        Template::Slack => {
-            let status = text("status").to_uppercase();
-            json!({"text": format!("[{status}] {} ({}): {}", text("alert"), text("severity"), text("summary"))})
-        }
-        Template::Pagerduty => json!({
-            "routing_key": routing_key.map(|key| key.expose_secret().to_owned()),
-            "event_action": if text("status") == Message::Resolved.as_str() { "resolve" } else { "trigger" },
-            "dedup_key": dedup_key,
-            "payload": {
-                "summary": text("summary").chars().take(1024).collect::<String>(),
-                "source": payload["project_module"].as_str().unwrap_or("beampipe"),
-                "severity": text("severity"),
-                "component": text("alert"),
-                "custom_details": payload,
-            },
-        }),
+/// What is said when a channel was disabled by the service itself.
+pub fn of_disabled(channel: &str, kind: &str, reason: &str, at: DateTime<Utc>) -> Value {
+    json!({
+        "alert": "channel_disabled",
+        "status": Message::Notice.as_str(),
+        "severity": "critical",
+        "project_module": null,
+        "summary": format!("the notification channel {channel:?} was disabled: {reason}"),
+        "execution_id": null,
+        "labels": {"alert": "channel_disabled", "channel": channel, "channel_kind": kind},
+        "links": {},
+        "fired_at": at,
+    })
+}
+
+/// What a message looks like: one that something fires, and one that it is resolved. Templates are tried on these.
+pub fn samples() -> [Value; 2] {
+    let of = |status: &str, resolved_at: Value| {
+        let labels = json!({
+            "rule": "pending_backlog", "severity": "critical", "project_module": "survey", "dependency": "tap_casda",
+            "status": "failed",
+        });
+        let annotations = json!({"runbook_url": "https://runbooks.example.org/pending_backlog"});
+        let links = json!({
+            "execution": "https://beampipe.example.org/executions/01900000-0000-7000-8000-000000000001",
+            "runbook": "https://runbooks.example.org/pending_backlog",
+            "silence": "https://beampipe.example.org/silences/new",
+            "alert": "https://beampipe.example.org/alerts/sample",
+        });
+        let summary = "61 sources of survey wait to be executed, 50 are too many";
+        json!({
+            "alert": "pending_backlog", "status": status, "severity": "critical", "project_module": "survey",
+            "summary": summary, "execution_id": "01900000-0000-7000-8000-000000000001",
+            "source_identifiers": ["HIPASSJ1318-21", "HIPASSJ0039-14"], "changed_count": 2, "labels": labels,
+            "annotations": annotations, "links": links, "fired_at": "2026-01-01T03:00:00Z", "resolved_at": resolved_at,
+            "rule_id": "01900000-0000-7000-8000-000000000002", "late": false,
+            "group_labels": {"project_module": "survey"},
+            "alerts": [{
+                "id": "sample", "status": status, "labels": labels, "annotations": annotations, "summary": summary,
+                "starts_at": "2026-01-01T03:00:00Z", "ends_at": resolved_at, "links": links,
+            }],
+        })
+    };
+    [of("firing", Value::Null), of("resolved", json!("2026-01-01T03:20:00Z"))]
+}
+
+/// One alert of a message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct One {
+    /// What its receiver tells a repetition, and its resolution, by.
+    pub id: String,
+    pub status: String,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    pub summary: String,
+    pub starts_at: Option<DateTime<Utc>>,
+    pub ends_at: Option<DateTime<Utc>>,
+    pub links: BTreeMap<String, String>,
+}
+
+impl One {
+    pub fn is_resolved(&self) -> bool {
+        self.status == Message::Resolved.as_str()
     }
 }
 
-/// The bytes of a signing secret: Base64 after `whsec_`, or as it is.
-fn key(secret: &SecretString) -> hmac::Key {
-    let text = secret.expose_secret();
-    let decoded = text.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
-    let bytes = decoded.unwrap_or_else(|| text.as_bytes().to_vec());
-    hmac::Key::new(hmac::HMAC_SHA256, &bytes)
+/// A payload as it is understood.
+#[derive(Clone, Debug)]
+pub struct Said<'a> {
+    pub payload: &'a Value,
+    pub dedup_key: &'a str,
+    /// At least one: a payload that names none is about one.
+    pub alerts: Vec<One>,
 }
 
-/// The value of `webhook-signature`: one signature for each secret.
-pub fn signature(secrets: &[SecretString], id: &str, timestamp: i64, body: &[u8]) -> String {
-    let signed = [id.as_bytes(), b".", timestamp.to_string().as_bytes(), b".", body].concat();
-    let of = |secret| format!("v1,{}", STANDARD.encode(hmac::sign(&key(secret), &signed)));
-    secrets.iter().map(of).collect::<Vec<_>>().join(" ")
+/// The entries of an object, as texts.
+pub fn texts(of: &Value) -> BTreeMap<String, String> {
+    let text = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    let entries = of.as_object().into_iter().flatten();
+    entries.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
+}
+
+fn time(of: &Value) -> Option<DateTime<Utc>> {
+    Some(DateTime::parse_from_rfc3339(of.as_str()?).ok()?.to_utc())
+}
+
+impl<'a> Said<'a> {
+    pub fn of(payload: &'a Value, dedup_key: &'a str) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let one = |alert: &Value| One {
+            id: alert["id"].as_str().unwrap_or(dedup_key).to_owned(),
+            status: text(&alert["status"]),
+            labels: texts(&alert["labels"]),
+            annotations: texts(&alert["annotations"]),
+            summary: text(&alert["summary"]),
+            starts_at: time(&alert["starts_at"]),
+            ends_at: time(&alert["ends_at"]),
+            links: texts(&alert["links"]),
+        };
+        let mut alerts: Vec<One> = payload["alerts"].as_array().into_iter().flatten().map(one).collect();
+        if alerts.is_empty() {
+            let (starts_at, ends_at) = (time(&payload["fired_at"]), time(&payload["resolved_at"]));
+            alerts.push(One { id: dedup_key.to_owned(), starts_at, ends_at, ..one(payload) });
+        }
+        Self { payload, dedup_key, alerts }
+    }
+
+    pub fn text(&self, field: &str) -> &str {
+        self.payload[field].as_str().unwrap_or_default()
+    }
+
+    pub fn is(&self, message: Message) -> bool {
+        self.text("status") == message.as_str()
+    }
+
+    /// Where more is to be seen, most useful first: what can be opened from anywhere.
+    pub fn open_links(&self) -> Vec<(String, String)> {
+        let links = texts(&self.payload["links"]);
+        let rank = |name: &str| {
+            ["alert", "execution", "runbook", "silence"].iter().position(|known| *known == name).unwrap_or(9)
+        };
+        let mut links: Vec<_> = links.into_iter().filter(|(_, to)| is_open(to)).collect();
+        links.sort_by_key(|(name, _)| rank(name));
+        links
+    }
+
+    /// One line that says the most important.
+    pub fn title(&self) -> String {
+        let status = self.text("status").to_uppercase();
+        let (alert, severity, summary) = (self.text("alert"), self.text("severity"), self.text("summary"));
+        let title = match self.alerts.len() {
+            0 | 1 => format!("[{status}] {alert} ({severity}): {summary}"),
+            many => format!("[{status}:{many}] {alert} ({severity}): {summary}"),
+        };
+        one_line(&title)
+    }
+
+    /// What a person is told below the title.
+    pub fn body(&self) -> String {
+        let mut lines = vec![self.text("summary").to_owned(), String::new()];
+        let mut say = |name: &str, value: &str| {
+            if !value.is_empty() {
+                lines.push(format!("{name}: {value}"));
+            }
+        };
+        say("project", self.text("project_module"));
+        say("execution", self.text("execution_id"));
+        say("sources", &self.sources());
+        say("since", self.text("fired_at"));
+        say("until", self.text("resolved_at"));
+        if self.payload["late"].as_bool() == Some(true) {
+            say("late", "this is told later than it happened, because nobody judged the rule meanwhile");
+        }
+        for (name, value) in texts(&self.payload["annotations"]) {
+            if name != "runbook_url" {
+                say(&name, &value);
+            }
+        }
+        if self.alerts.len() > 1 {
+            lines.push(String::new());
+            for one in self.alerts.iter().take(NAMED) {
+                lines.push(format!("- [{}] {}", one.status.to_uppercase(), one.summary));
+            }
+            if let Some(more) = self.alerts.len().checked_sub(NAMED).filter(|more| *more > 0) {
+                lines.push(format!("- and {more} more"));
+            }
+        }
+        let links = texts(&self.payload["links"]);
+        if !links.is_empty() {
+            lines.push(String::new());
+        }
+        for (name, to) in links {
+            lines.push(format!("{name}: {to}"));
+        }
+        lines.join("\n").trim().to_owned()
+    }
+
+    fn sources(&self) -> String {
+        let named = self.payload["source_identifiers"].as_array();
+        let named: Vec<&str> = named.into_iter().flatten().filter_map(Value::as_str).collect();
+        let all = self.payload["changed_count"].as_u64().map_or(named.len(), |all| all as usize);
+        let shown = &named[..named.len().min(NAMED)];
+        match all.checked_sub(shown.len()).filter(|more| *more > 0) {
+            Some(more) if !shown.is_empty() => format!("{} and {more} more", shown.join(", ")),
+            _ => shown.join(", "),
+        }
+    }
+
+    /// What a template may read: the payload, whatever it lacks as null or empty, and what would be said without a template.
+    pub fn context(&self) -> Value {
+        let mut context = self.payload.as_object().cloned().unwrap_or_default();
+        let absent = [
+            ("alert", Value::Null),
+            ("status", Value::Null),
+            ("severity", Value::Null),
+            ("project_module", Value::Null),
+            ("summary", Value::Null),
+            ("execution_id", Value::Null),
+            ("source_identifiers", json!([])),
+            ("changed_count", Value::Null),
+            ("labels", json!({})),
+            ("annotations", json!({})),
+            ("links", json!({})),
+            ("group_labels", json!({})),
+            ("fired_at", Value::Null),
+            ("resolved_at", Value::Null),
+            ("rule_id", Value::Null),
+            ("late", json!(false)),
+        ];
+        for (name, blank) in absent {
+            let place = context.entry(name).or_insert(Value::Null);
+            if place.is_null() {
+                *place = blank;
+            }
+        }
+        let alerts = self.alerts.iter().map(|one| {
+            json!({
+                "id": one.id, "status": one.status, "labels": one.labels, "annotations": one.annotations,
+                "summary": one.summary, "starts_at": one.starts_at, "ends_at": one.ends_at, "links": one.links,
+            })
+        });
+        context.insert("alerts".into(), alerts.collect());
+        context.insert("title".into(), self.title().into());
+        context.insert("body".into(), self.body().into());
+        Value::Object(context)
+    }
+}
+
+/// Whether an address can be opened from outside of this service.
+pub fn is_open(address: &str) -> bool {
+    address.parse::<url::Url>().is_ok_and(|url| matches!(url.scheme(), "http" | "https"))
+}
+
+/// A text of one line that is not too long for a title.
+pub fn one_line(text: &str) -> String {
+    let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    shortened(flat.trim(), LONGEST_TITLE)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signature_is_that_of_the_example_in_the_standard() {
-        // From the specification's test vectors, which the reference libraries share.
-        let secret = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        let (id, timestamp, body) =
-            ("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
-        let signed = signature(std::slice::from_ref(&secret), id, timestamp, body);
-        assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
-        let both = signature(&[secret, SecretString::from("plain")], id, timestamp, body);
-        assert!(both.starts_with(&format!("{signed} v1,")), "while it is rotated, both sign: {both}");
-    }
-
-    fn payload(status: &str) -> Value {
-        json!({"alert": "backlog", "status": status, "severity": "critical", "summary": "61 wait", "project_module": "p"})
-    }
-
-    #[test]
-    fn every_template_says_what_happened_in_its_receivers_words() {
-        assert_eq!(body(Template::Generic, &payload("firing"), "d", None), payload("firing"));
-        let slack = body(Template::Slack, &payload("resolved"), "d", None);
-        assert_eq!(slack, json!({"text": "[RESOLVED] backlog (critical): 61 wait"}));
-        let routing = SecretString::from("key");
-        let said = |status: &str| body(Template::Pagerduty, &payload(status), "d", Some(&routing));
-        let (fired, resolved) = (said("firing"), said("resolved"));
-        assert_eq!(
-            (&fired["event_action"], &resolved["event_action"]),
-            (&json!("trigger"), &json!("resolve"))
-        );
-        assert_eq!(fired["dedup_key"], resolved["dedup_key"], "a resolution finds its incident");
-        assert_eq!((&fired["routing_key"], &fired["payload"]["source"]), (&json!("key"), &json!("p")));
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 //! Its to-do list is a read model, the deliveries that are due; it acts when that has caught up with the lease it acts under. It keeps nothing of its own but which attempts run now, so that a process that takes over goes on where the
 //! log is. A channel that hangs holds only its own places.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::deliver::Sender;
+use super::failing;
 use crate::handle::Context;
 use crate::work::lease::Acting;
 
@@ -22,12 +23,15 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Attempts at once, and at once to one channel.
 const AT_ONCE: usize = 32;
 const TO_ONE_CHANNEL: usize = 4;
-/// How many messages are looked at whether they are due, in one turn.
+/// How many notices are enqueued in one turn.
 const IN_A_TURN: u64 = 1000;
+/// How many of those that are due to one channel are looked at in one turn.
+const OF_A_CHANNEL: u64 = 100;
 
 /// Delivers, while this process acts as scheduler, until it is stopped.
 pub async fn run(sender: Sender, models: Arc<Models>, mut acting: Acting, stop: CancellationToken) {
-    let mut post = Post { sender, models, running: HashMap::new(), attempts: JoinSet::new() };
+    let mut post =
+        Post { sender, models, running: HashMap::new(), attempts: JoinSet::new(), due: VecDeque::new() };
     let mut looks = tokio::time::interval(EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -36,6 +40,9 @@ pub async fn run(sender: Sender, models: Arc<Models>, mut acting: Acting, stop: 
             _ = looks.tick() => {}
             Some(ended) = post.attempts.join_next() => {
                 post.ended(ended);
+                if acting.borrow().is_some() {
+                    post.try_what_is_due();
+                }
                 continue;
             }
         }
@@ -59,6 +66,8 @@ struct Post {
     /// The deliveries that are tried now, and their channels.
     running: HashMap<Uuid, Uuid>,
     attempts: JoinSet<Uuid>,
+    /// What was due when it was last looked, and was not tried since.
+    due: VecDeque<rows::Delivery>,
 }
 
 impl Post {
@@ -79,34 +88,61 @@ impl Post {
         let context = Context::system(self.sender.handle.clock(), "scheduler/post");
         let models = self.models.clone();
         let now = self.sender.handle.clock().now();
-        let read = move || models.alerts().due(now, IN_A_TURN);
-        let due = tokio::task::spawn_blocking(read).await??;
-        self.try_what_is_due(&context, due);
+        let read = move || {
+            let alerts = models.alerts();
+            Ok::<_, beampipe_projections::ReadModelError>((
+                alerts.notices(IN_A_TURN)?,
+                alerts.due(now, OF_A_CHANNEL)?,
+            ))
+        };
+        let (notices, due) = tokio::task::spawn_blocking(read).await??;
+        for notice in &notices {
+            if let Err(error) = failing::tell(&self.sender, notice, &context).await {
+                tracing::warn!(delivery = %notice.delivery_id, %error, "a notice could not be enqueued");
+            }
+        }
+        self.due = due.into();
+        self.try_what_is_due();
         Ok(())
     }
 
-    fn try_what_is_due(&mut self, context: &Context, due: Vec<rows::Delivery>) {
+    /// Begins what is due, as far as there is room; the rest waits for what runs to end.
+    fn try_what_is_due(&mut self) {
         let mut busy: HashMap<Uuid, usize> = HashMap::new();
         for channel in self.running.values() {
             *busy.entry(*channel).or_default() += 1;
         }
-        for row in due {
+        for row in std::mem::take(&mut self.due) {
+            if self.running.contains_key(&row.id) {
+                continue;
+            }
             let places = busy.entry(row.channel_id).or_default();
-            if self.running.contains_key(&row.id)
-                || *places >= TO_ONE_CHANNEL
-                || self.running.len() >= AT_ONCE
-            {
+            if *places >= TO_ONE_CHANNEL || self.running.len() >= AT_ONCE {
+                self.due.push_back(row);
                 continue;
             }
             *places += 1;
             self.running.insert(row.id, row.channel_id);
-            let (sender, context, id) = (self.sender.clone(), context.clone(), row.id);
+            let (sender, models) = (self.sender.clone(), self.models.clone());
             self.attempts.spawn(async move {
-                if let Err(error) = sender.attempt(id, &context).await {
-                    tracing::warn!(delivery = %id, %error, "an attempt to deliver could not be recorded");
+                let context = Context::system(sender.handle.clock(), "scheduler/post");
+                if let Err(error) = attempt(&sender, &models, &row, &context).await {
+                    tracing::warn!(delivery = %row.id, %error, "an attempt to deliver could not be recorded");
                 }
-                id
+                row.id
             });
         }
+    }
+}
+
+async fn attempt(
+    sender: &Sender,
+    models: &Models,
+    row: &rows::Delivery,
+    context: &Context,
+) -> anyhow::Result<()> {
+    match sender.attempt(row.id, context).await? {
+        Some(made) => failing::look(sender, models, row.channel_id, &made, context).await,
+        None => Ok(()),
     }
 }

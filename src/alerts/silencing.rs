@@ -33,19 +33,28 @@ pub fn alert(sealing: &Sealing, token: &str, now: DateTime<Utc>) -> Option<Strin
     (now.timestamp() < until.parse().ok()?).then(|| alert.to_owned())
 }
 
-/// Where a message leads to: the silencing of an alert by path becomes a link that needs no key.
-pub fn sign(sealing: &Sealing, payload: &mut Value, now: DateTime<Utc>) {
+/// Where a message leads to: the silencing of an alert by path becomes a link that needs no key. Answers what makes these links
+/// secret.
+pub fn sign(sealing: &Sealing, payload: &mut Value, now: DateTime<Utc>) -> Vec<String> {
+    let mut tokens = vec![];
+    sign_into(sealing, payload, now, &mut tokens);
+    tokens
+}
+
+fn sign_into(sealing: &Sealing, payload: &mut Value, now: DateTime<Utc>, tokens: &mut Vec<String>) {
     match payload {
         Value::Object(fields) => {
             if let Some(Value::String(link)) = fields.get_mut("silence")
                 && let Some((base, rest)) = link.split_once("/alerts/")
                 && let Some(alert) = rest.strip_suffix("/silence")
             {
-                *link = format!("{base}/silence/{}", token(sealing, alert, now));
+                let token = token(sealing, alert, now);
+                *link = format!("{base}/silence/{token}");
+                tokens.push(token);
             }
-            fields.values_mut().for_each(|value| sign(sealing, value, now));
+            fields.values_mut().for_each(|value| sign_into(sealing, value, now, tokens));
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| sign(sealing, item, now)),
+        Value::Array(items) => items.iter_mut().for_each(|item| sign_into(sealing, item, now, tokens)),
         _ => {}
     }
 }
@@ -83,7 +92,8 @@ mod tests {
             json!({"silence": "https://b/api/v2/alerts/r-f/silence", "alert": "https://b/api/v2/alerts/r-f"});
         let mut payload =
             json!({"links": links, "alerts": [{"links": links}], "summary": "silence", "silence": 3});
-        sign(&sealing, &mut payload, now);
+        let tokens = sign(&sealing, &mut payload, now);
+        assert!(tokens.len() == 2 && payload["links"]["silence"].as_str().unwrap().ends_with(&tokens[0]));
         for place in [&payload["links"], &payload["alerts"][0]["links"]] {
             let link = place["silence"].as_str().unwrap().strip_prefix("https://b/api/v2/silence/").unwrap();
             assert_eq!(alert(&sealing, link, now).as_deref(), Some("r-f"));

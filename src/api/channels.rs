@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
-use beampipe_domain::channel::{Channel, Command, Config, Email, Secret, Spec, Webhook};
+use beampipe_domain::channel::{Channel, Command, Secret, Spec};
 use beampipe_projections::alerts as rows;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -22,88 +22,23 @@ use crate::sealing::SealError;
 
 /// What may be sent.
 mod draft;
+/// What would be sent.
+mod preview;
+/// What is shown.
+mod shown;
+
+use shown::shape;
 
 pub fn routes() -> Vec<Route> {
     vec![
         Route::get("/notification-channels", Access::Viewer, list),
         Route::post("/notification-channels", Access::Admin, create),
+        Route::post("/notification-channels/preview", Access::Admin, preview::preview),
         Route::get("/notification-channels/{id}", Access::Viewer, get),
         Route::patch("/notification-channels/{id}", Access::Admin, update),
         Route::delete("/notification-channels/{id}", Access::Admin, remove),
         Route::post("/notification-channels/{id}/test", Access::Admin, test),
     ]
-}
-
-/// What stands for a secret.
-pub const REDACTED: &str = "[REDACTED]";
-
-fn shown(secret: Option<&Secret>) -> Value {
-    match secret {
-        None => Value::Null,
-        Some(Secret::Sealed(_)) => json!(REDACTED),
-        Some(reference) => json!(reference),
-    }
-}
-
-/// A webhook's configuration, and which of its fields are secret and set.
-fn shown_webhook(webhook: &Webhook) -> (Value, Vec<String>, Vec<String>) {
-    let Webhook { url, destination, template, headers, routing_key, signing_secret, previous_signing_secret } =
-        webhook;
-    let header = |name: &String| format!("headers.{name}");
-    let single = [
-        ("url", url),
-        ("routing_key_ref", routing_key),
-        ("signing_secret", signing_secret),
-        ("previous_signing_secret", previous_signing_secret),
-    ];
-    let secret = single.iter().map(|(name, _)| (*name).to_owned()).chain(headers.keys().map(header));
-    let set = single.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned());
-    let config = json!({
-        "url": shown(url.as_ref()),
-        "destination": Some(destination).filter(|place| !place.is_empty()),
-        "template": template,
-        "headers": headers.iter().map(|(name, value)| (name.clone(), shown(Some(value)))).collect::<Map<_, _>>(),
-        "routing_key_ref": shown(routing_key.as_ref()),
-        "signing_secret": shown(signing_secret.as_ref()),
-        "previous_signing_secret": shown(previous_signing_secret.as_ref()),
-    });
-    (config, secret.collect(), set.chain(headers.keys().map(header)).collect())
-}
-
-fn shown_email(email: &Email) -> (Value, Vec<String>, Vec<String>) {
-    let config = json!({
-        "smtp_host": email.smtp_host,
-        "port": email.port,
-        "user": email.user,
-        "from": email.from,
-        "to": email.to,
-        "password_ref": shown(email.password.as_ref()),
-    });
-    let field = || "password_ref".to_owned();
-    (config, vec![field()], email.password.iter().map(|_| field()).collect())
-}
-
-fn shape(row: &rows::Channel) -> Value {
-    let (config, secret_fields, configured_fields) = match &row.spec.config {
-        Config::Webhook(webhook) => shown_webhook(webhook),
-        Config::Email(email) => shown_email(email),
-    };
-    json!({
-        "uuid": row.id,
-        "name": row.name,
-        "kind": row.kind,
-        "config": config,
-        "secret_fields": secret_fields,
-        "configured_fields": configured_fields,
-        "enabled": row.enabled,
-        "disabled_reason": row.disabled_reason,
-        "revision": row.channel_revision,
-        "last_test_at": row.last_test_at,
-        "last_test_status": row.last_test_status,
-        "last_test_code": row.last_test_code,
-        "created_at": row.created_at,
-        "updated_at": row.updated_at,
-    })
 }
 
 fn unknown(channel: Uuid) -> Problem {
@@ -148,7 +83,7 @@ impl Api {
         for (field, text) in plain {
             let owner = format!("channel-{channel}");
             let sha256 = self.sender.sealing.seal(&self.artifacts, &owner, &field, &text).await?;
-            draft::put(&mut spec.config, &field, Secret::Sealed(sha256));
+            spec.config.put_secret(&field, Secret::Sealed(sha256));
         }
         Ok(spec)
     }

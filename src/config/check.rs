@@ -68,6 +68,7 @@ impl Config {
         }
         self.check_artifacts()?;
         self.ssh.check()?;
+        self.alerts.check()?;
         if let Place::EventStore { address, .. } = self.log_place() {
             let named = self.log.username.is_some() || address.contains('@');
             if named != self.log.password.is_some() {

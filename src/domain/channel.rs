@@ -6,94 +6,18 @@
 //!
 //! Invariants: a channel keeps its kind (`a_channel_keeps_its_kind`), because what waits to be delivered was made for it;
 //! what was removed takes no command (`a_removed_channel_takes_no_command`); whoever names the revision that he saw changes
-//! that one and no other (`who_names_an_old_revision_changes_nothing`). An event has no secret, only where it is: see
-//! [`Secret`].
+//! that one and no other (`who_names_an_old_revision_changes_nothing`); only what failed without a break, for long and for several
+//! messages, is disabled by itself (`a_channel_that_failed_for_long_is_disabled_and_one_that_failed_a_little_is_not`). An event
+//! has no secret, only where it is: see [`Secret`].
 
-use std::collections::BTreeMap;
-
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{Aggregate, INSTALLATION, Rejection};
 
-/// Where a secret is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Secret {
-    /// An environment variable of the service.
-    Env(String),
-    /// A file of the service.
-    File(String),
-    /// The SHA-256 of an object in the artifact store that only this service can open.
-    Sealed(String),
-}
-
-words! {
-    /// How a webhook's body is laid out.
-    #[derive(Default)]
-    pub enum Template { #[default] Generic = "generic", Slack = "slack", Pagerduty = "pagerduty" }
-}
-
-/// An HTTP receiver.
-#[serde_with::skip_serializing_none]
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Webhook {
-    /// Many receivers take whoever knows the address for the right one, so it is a secret.
-    pub url: Option<Secret>,
-    /// Scheme, host and port of the address: what may be shown.
-    #[serde(default)]
-    pub destination: String,
-    #[serde(default)]
-    pub template: Template,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, Secret>,
-    /// PagerDuty's integration key.
-    pub routing_key: Option<Secret>,
-    /// With which messages are signed.
-    pub signing_secret: Option<Secret>,
-    /// The one before, with which they are signed too until every receiver knows the new one.
-    pub previous_signing_secret: Option<Secret>,
-}
-
-/// People, by mail.
-#[serde_with::skip_serializing_none]
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Email {
-    pub smtp_host: String,
-    pub port: u16,
-    pub user: Option<String>,
-    pub from: String,
-    pub to: Vec<String>,
-    pub password: Option<Secret>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Config {
-    Webhook(Box<Webhook>),
-    Email(Email),
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self::Webhook(Box::default())
-    }
-}
-
-impl Config {
-    /// Every kind.
-    pub const KINDS: &'static [&'static str] = &["webhook", "email"];
-
-    /// The kind, as in JSON.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Webhook(_) => "webhook",
-            Self::Email(_) => "email",
-        }
-    }
-}
+mod config;
+pub use config::*;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,6 +89,43 @@ pub enum Command {
     Disable {
         reason: String,
     },
+    /// Disables it if it failed for `after`.
+    DisableFailing {
+        failing: Failing,
+        at: DateTime<Utc>,
+        after: TimeDelta,
+    },
+}
+
+/// So many messages have to have failed before a channel is disabled for it: one may be the message's fault.
+pub const FAILING_DELIVERIES: u32 = 3;
+
+/// Attempts that all failed, since the last that did not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Failing {
+    /// The revision of the channel that failed.
+    pub revision: u64,
+    /// When the first of them began.
+    pub since: DateTime<Utc>,
+    pub attempts: u32,
+    /// Of how many messages they were.
+    pub deliveries: u32,
+    /// How the last one failed.
+    pub error: String,
+}
+
+impl Failing {
+    /// Why a channel that failed so is disabled at `at`; `None`: it is not.
+    fn lasts(&self, at: DateTime<Utc>, after: TimeDelta) -> Option<String> {
+        if self.deliveries < FAILING_DELIVERIES || at - self.since < after {
+            return None;
+        }
+        let Self { since, attempts, deliveries, error, .. } = self;
+        let since = since.format("%Y-%m-%dT%H:%M:%SZ");
+        Some(format!(
+            "all {attempts} attempts to deliver {deliveries} messages failed since {since}, the last one with: {error}"
+        ))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -233,6 +194,13 @@ impl Aggregate for Channel {
             (Self::Active(facts), Command::Disable { .. }) if !facts.spec.enabled => Ok(vec![]),
             (Self::Active(facts), Command::Disable { reason }) => {
                 Ok(vec![Event::Disabled(Disabled { revision: facts.revision + 1, reason })])
+            }
+            // Whoever changed it meanwhile may have mended it.
+            (Self::Active(facts), Command::DisableFailing { failing, at, after }) => {
+                let same = facts.spec.enabled && facts.revision == failing.revision;
+                let reason = failing.lasts(at, after).filter(|_| same);
+                let disabled = |reason| Event::Disabled(Disabled { revision: facts.revision + 1, reason });
+                Ok(reason.map(disabled).into_iter().collect())
             }
         }
     }
@@ -323,6 +291,35 @@ mod tests {
         assert_eq!((facts.spec.enabled, facts.revision), (false, 2));
         let enabled = channel.decide(update("ops", Some(2))).unwrap();
         assert!(matches!(&enabled[..], [Event::Updated(e)] if e.revision == 3 && e.spec.enabled));
+    }
+
+    #[test]
+    fn a_channel_that_failed_for_long_is_disabled_and_one_that_failed_a_little_is_not() {
+        let since = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let channel = given::<Channel>([create(), update("ops 2", None)]);
+        let after = |hours: i64, deliveries: u32, revision: u64| {
+            let error = "the receiver answered 503".to_owned();
+            let failing = Failing { revision, since, attempts: 40, deliveries, error };
+            let at = since + TimeDelta::hours(hours);
+            let command = Command::DisableFailing { failing, at, after: TimeDelta::hours(24) };
+            channel.decide(command).unwrap()
+        };
+        assert_eq!(after(23, 9, 2), vec![], "not for long enough");
+        assert_eq!(after(30, FAILING_DELIVERIES - 1, 2), vec![], "it may be the message's fault");
+        assert_eq!(after(30, 9, 1), vec![], "somebody changed it meanwhile");
+        let events = after(24, FAILING_DELIVERIES, 2);
+        let [Event::Disabled(e)] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(e.revision, 3);
+        assert!(
+            e.reason.contains("2023-11-14T22:13:20Z") && e.reason.ends_with("answered 503"),
+            "{}",
+            e.reason
+        );
+        let disabled = channel.evolve(&events[0]);
+        let failing = Failing { revision: 3, since, deliveries: 9, ..Failing::default() };
+        let again =
+            Command::DisableFailing { failing, at: since + TimeDelta::hours(99), after: TimeDelta::zero() };
+        assert_eq!(disabled.decide(again), Ok(vec![]), "once");
     }
 
     #[test]

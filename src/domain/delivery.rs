@@ -26,7 +26,13 @@ pub const LONGEST_PAUSE: u64 = 86_400;
 words! {
     /// What a message says.
     #[derive(Default)]
-    pub enum Message { #[default] Firing = "firing", Resolved = "resolved", Test = "test" }
+    pub enum Message {
+        #[default] Firing = "firing",
+        Resolved = "resolved",
+        Test = "test",
+        /// Of the service itself, such as that a channel was disabled.
+        Notice = "notice",
+    }
 }
 
 payload! {
@@ -102,6 +108,8 @@ pub enum Outcome {
     Taken { code: u16, answer: Option<String> },
     /// The receiver answered, and does not have it.
     Refused { code: u16, answer: Option<String>, retry_after_seconds: Option<u64> },
+    /// A mail server answered, and does not have it. Its codes are those of RFC 5321.
+    RefusedByMail { code: u16, answer: Option<String> },
     /// The receiver did not answer, or in a way that cannot be understood.
     Unanswered { error: String },
     /// It cannot be sent, and will not be by itself.
@@ -115,14 +123,28 @@ impl Outcome {
         match self {
             Self::Taken { .. } | Self::Impossible { .. } => false,
             Self::Refused { code, .. } => matches!(code, 408 | 425 | 429 | 500..=599),
+            // With mail it is the other way round: 4yz is the server's trouble, 5yz is for good.
+            Self::RefusedByMail { code, .. } => (400..=499).contains(code),
             Self::Unanswered { .. } => true,
         }
     }
 
-    fn error(&self) -> Option<String> {
+    /// What the receiver answered with: an HTTP status, or an SMTP reply code.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Taken { code, .. } | Self::Refused { code, .. } | Self::RefusedByMail { code, .. } => {
+                Some(*code)
+            }
+            Self::Unanswered { .. } | Self::Impossible { .. } => None,
+        }
+    }
+
+    /// Why the receiver does not have it; `None`: it has.
+    pub fn error(&self) -> Option<String> {
         match self {
             Self::Taken { .. } => None,
             Self::Refused { code, .. } => Some(format!("the receiver answered {code}")),
+            Self::RefusedByMail { code, .. } => Some(format!("the mail server answered {code}")),
             Self::Unanswered { error } | Self::Impossible { error } => Some(error.clone()),
         }
     }
@@ -202,9 +224,12 @@ fn record(facts: &Facts, attempt: Attempt) -> Vec<Event> {
     let number = facts.attempts + 1;
     let retry_at = retry_at(facts, number - facts.turn, &attempt);
     let error = attempt.outcome.error();
-    let (code, answer) = match attempt.outcome {
-        Outcome::Taken { code, answer } | Outcome::Refused { code, answer, .. } => (Some(code), answer),
-        Outcome::Unanswered { .. } | Outcome::Impossible { .. } => (None, None),
+    let code = attempt.outcome.code();
+    let answer = match attempt.outcome {
+        Outcome::Taken { answer, .. }
+        | Outcome::Refused { answer, .. }
+        | Outcome::RefusedByMail { answer, .. } => answer,
+        Outcome::Unanswered { .. } | Outcome::Impossible { .. } => None,
     };
     let attempted = Attempted {
         attempt: number,

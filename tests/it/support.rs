@@ -59,8 +59,12 @@ pub async fn service() -> Service {
 }
 
 pub async fn service_with(settings: Settings) -> Service {
+    service_at(settings, Clock::system()).await
+}
+
+/// A service whose time is that of `clock`.
+pub async fn service_at(settings: Settings, clock: Clock) -> Service {
     let directory = tempfile::tempdir().unwrap();
-    let clock = Clock::system();
     let now = {
         let clock = clock.clone();
         Arc::new(move || clock.now())
@@ -84,6 +88,7 @@ pub async fn service_with(settings: Settings) -> Service {
         artifacts: artifacts.clone(),
         sealing: Arc::new(Sealing::of(&[7; 32])),
         guard: Guard::new(Outgoing { allow_networks, timeout_seconds: 2, ..Outgoing::default() }),
+        disable_after: chrono::TimeDelta::hours(24),
     };
     let api = Api::new(Parts {
         handle: handle.clone(),

@@ -8,7 +8,7 @@ fail() {
 }
 
 # The parts that run servers: each has a script of its name that starts, stops and reports them.
-servers="tap daliuge postgres s3 prometheus slurm sshd"
+servers="tap daliuge postgres s3 prometheus slurm sshd receivers"
 cache=${REALPARTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/beampipe-realparts}
 
 # --- Installing -------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-"$here/up.sh" "$state" tap daliuge postgres s3 slurm sshd prometheus python tools
+"$here/up.sh" "$state" tap daliuge postgres s3 slurm sshd receivers prometheus python tools
 [[ $what != deps ]] || exit 0
 . "$state/env"
 

@@ -4,16 +4,17 @@
 # on other directories it may run at the same time. Interrupted or failed, it stops the parts that it had started; a part of
 # which anything ran before goes on running.
 #
-# Parts: tap, daliuge, postgres, s3, slurm (with a DALiuGE for its jobs), sshd (its login node), prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the
+# Parts: tap, daliuge, postgres, s3, slurm (with a DALiuGE for its jobs), sshd (its login node), receivers (of alerts: webhooks, mail,
+# Alertmanager), prometheus=CONFIG.yml, prometheus (installed, a port, not started), python (what the
 # tests compare with), tools (promtool, amtool, docker-compose, systemd-analyze). Default: tap daliuge.
 #
 # slurm and sshd need root. The rest needs root, or sudo, for Debian packages only: python3-venv python3-dev gcc libc6-dev curl (daliuge),
-# python3-gavo postgresql-15 and two extensions (tap), pgbouncer iproute2 (postgres), python3-venv (s3), prometheus, docker-compose.
+# python3-gavo postgresql-15 and two extensions (tap), pgbouncer iproute2 (postgres), python3-venv (s3), openssl prometheus-alertmanager (receivers), prometheus, docker-compose.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
-state=${1:?usage: up.sh STATE_DIR [tap|daliuge|postgres|s3|slurm|sshd|prometheus[=CONFIG.yml]|python|tools ...]}
+state=${1:?usage: up.sh STATE_DIR [tap|daliuge|postgres|s3|slurm|sshd|receivers|prometheus[=CONFIG.yml]|python|tools ...]}
 shift
 mkdir -p "$state"
 state=$(realpath "$state")
@@ -25,16 +26,17 @@ exec 9>"$state/up.lock"
 flock -w 600 9 || fail "another up.sh is still at work on $state"
 
 # Chosen once for a state directory, so that a server that is stopped and started again is where it was.
-if [[ ! -s $state/ports ]]; then
-    for name in DLG_TM_PORT DLG_DIM_PORT DLG_NM_PORT DLG_EVENTS_PORT DLG_RPC_PORT TAP_PORT TAP_PG_PORT PROMETHEUS_PORT POSTGRES_PORT \
-        POSTGRES_POOL_PORT S3_PORT S3_ACCOUNT_PORT S3_CONTAINER_PORT S3_OBJECT_PORT SLURM_CTLD_PORT SLURM_SLURMD_PORT SLURM_DBD_PORT \
-        SLURM_SQL_PORT SSHD_PORT; do
-        printf 'export %s=%s\n' "$name" "$(reserve_port "$state")"
-    done >"$state/ports.new"
-    # TAP's servers and PostgreSQL do not run as root, and root's directories may be closed to them.
+touch "$state/ports"
+cp "$state/ports" "$state/ports.new"
+for name in DLG_TM_PORT DLG_DIM_PORT DLG_NM_PORT DLG_EVENTS_PORT DLG_RPC_PORT TAP_PORT TAP_PG_PORT PROMETHEUS_PORT POSTGRES_PORT \
+    POSTGRES_POOL_PORT S3_PORT S3_ACCOUNT_PORT S3_CONTAINER_PORT S3_OBJECT_PORT SLURM_CTLD_PORT SLURM_SLURMD_PORT SLURM_DBD_PORT \
+    SLURM_SQL_PORT SSHD_PORT WEBHOOK_PORT SMTP_PORT SMTPS_PORT ALERTMANAGER_PORT; do
+    grep -q "^export $name=" "$state/ports" || printf 'export %s=%s\n' "$name" "$(reserve_port "$state")" >>"$state/ports.new"
+done
+# TAP's servers and PostgreSQL do not run as root, and root's directories may be closed to them.
+grep -q '^export REALPARTS_SHARED_DIR=' "$state/ports" ||
     printf 'export REALPARTS_SHARED_DIR=%q\n' "$(mktemp -d /var/tmp/beampipe-tap.XXXXXX)" >>"$state/ports.new"
-    mv "$state/ports.new" "$state/ports"
-fi
+mv "$state/ports.new" "$state/ports"
 . "$state/ports"
 chmod 755 "$REALPARTS_SHARED_DIR"
 export REALPARTS_DIR=$state
@@ -90,6 +92,13 @@ export BEAMPIPE_TEST_SSH_WORK='$REALPARTS_SHARED_DIR/hpc'
 export BEAMPIPE_TEST_SSH_FRONT='$REALPARTS_SHARED_DIR/front'
 export BEAMPIPE_TEST_SLURM_CONF='$REALPARTS_SHARED_DIR/slurm/etc/slurm.conf'
 export BEAMPIPE_TEST_SLURM_VENV='$jobs_venv'
+export BEAMPIPE_TEST_WEBHOOK_URL='http://127.0.0.1:$WEBHOOK_PORT'
+export BEAMPIPE_TEST_SMTP_PORT='$SMTP_PORT'
+export BEAMPIPE_TEST_SMTPS_PORT='$SMTPS_PORT'
+export BEAMPIPE_TEST_SMTP_DIR='$state/receivers'
+export BEAMPIPE_TEST_SMTP_USER='beampipe'
+export BEAMPIPE_TEST_SMTP_PASSWORD='beampipe-test-mail'
+export BEAMPIPE_TEST_ALERTMANAGER_URL='http://127.0.0.1:$ALERTMANAGER_PORT'
 export BEAMPIPE_TEST_PYTHON='$python_venv/bin/python'
 ENV
 
@@ -104,6 +113,7 @@ bring() {
         "$here/daliuge.sh" install-for-jobs
         ;;
     sshd) "$here/sshd.sh" start ;;
+    receivers) "$here/receivers.sh" start ;;
     prometheus) "$here/prometheus.sh" install ;;
     prometheus=*) "$here/prometheus.sh" start "${1#*=}" ;;
     python)

@@ -63,6 +63,17 @@ fn what_trying_cannot_change_is_tried_once() {
 }
 
 #[test]
+fn a_mail_server_in_trouble_is_tried_again_and_one_that_refuses_for_good_is_not() {
+    let waiting = given::<Delivery>([enqueue()]);
+    for (code, again) in [(421, true), (450, true), (454, true), (535, false), (550, false), (554, false)] {
+        let refused = Outcome::RefusedByMail { code, answer: Some("said so".into()) };
+        let events = waiting.decide(tried(refused, 1)).unwrap();
+        assert_eq!(retry_of(&events).is_some(), again, "{code}");
+        assert!(matches!(&events[0], Event::Attempted(e) if e.code == Some(code) && e.answer.is_some()));
+    }
+}
+
+#[test]
 fn the_receiver_says_when_to_come_again() {
     let waiting = given::<Delivery>([enqueue()]);
     let later = |seconds| {
@@ -115,6 +126,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         Just(taken()),
         (300u16..600).prop_map(refused),
+        (400u16..600).prop_map(|code| Outcome::RefusedByMail { code, answer: None }),
         Just(Outcome::Unanswered { error: "silence".into() }),
         Just(Outcome::Impossible { error: "never".into() }),
     ]

@@ -77,6 +77,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/slurm/credentials/{slot}", "viewer"),
     ("GET", "/notification-channels", "viewer"),
     ("POST", "/notification-channels", "admin"),
+    ("POST", "/notification-channels/preview", "admin"),
     ("GET", "/notification-channels/{id}", "viewer"),
     ("PATCH", "/notification-channels/{id}", "admin"),
     ("DELETE", "/notification-channels/{id}", "admin"),

@@ -16,7 +16,7 @@ pub const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/realparts"
 pub fn told(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!(
-            "{name} is not set; bring the servers: tests/realparts/up.sh DIR tap daliuge prometheus python tools postgres && . DIR/env"
+            "{name} is not set; bring the servers: tests/realparts/up.sh DIR tap daliuge postgres s3 slurm sshd receivers prometheus python tools && . DIR/env"
         )
     })
 }

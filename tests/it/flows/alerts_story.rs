@@ -83,6 +83,18 @@ async fn an_operator_installs_rules_is_told_once_over_a_kill_and_can_ask_why() {
     assert!(
         told["links"]["alert"].as_str().unwrap().starts_with("https://beampipe.example.org/api/v2/alerts/")
     );
+    let token = told["links"]["silence"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("https://beampipe.example.org/api/v2/silence/");
+    let page =
+        support::client().get(service.url(&format!("/silence/{}", token.unwrap()))).send().await.unwrap();
+    assert_eq!(page.status().as_u16(), 200, "the link of the message needs no key");
+    let kept = service.get("/alert-deliveries").await.to_string();
+    assert!(
+        kept.contains("/silence") && !kept.contains(token.unwrap()),
+        "a link that is a key is kept nowhere"
+    );
     let alive = heard(&receiver, "heartbeat", "firing").await;
     let runbook = alive["links"]["runbook"].as_str().unwrap().to_owned();
     let page = support::client().get(&runbook).send().await.unwrap().text().await.unwrap();

@@ -1,0 +1,157 @@
+//! `kill -9` again and again while a thousand messages are delivered: each arrives, and the log says so once of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use beampipe::clock::Clock;
+use beampipe::handle::{Context, Handle};
+use beampipe_domain::delivery::{Command, Delivery, Enqueued, MAX_ATTEMPTS, Message};
+use beampipe_log::sqlite::{SqliteLog, SqliteOptions};
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::service::Service;
+
+const MESSAGES: usize = 1000;
+const CHANNELS: usize = 5;
+/// How long the receiver takes to answer: a message that has left and is not recorded is what a kill is about.
+const THINKS: Duration = Duration::from_millis(60);
+
+/// How often each message came, by its id; and on which channels.
+#[derive(Clone, Default)]
+struct Receiver(Arc<Mutex<BTreeMap<String, Vec<String>>>>);
+
+async fn receive(State(receiver): State<Receiver>, uri: Uri, headers: HeaderMap) -> StatusCode {
+    let id = headers["webhook-id"].to_str().unwrap().to_owned();
+    receiver.0.lock().entry(id).or_default().push(uri.path().to_owned());
+    tokio::time::sleep(THINKS).await;
+    StatusCode::NO_CONTENT
+}
+
+impl Receiver {
+    async fn listen(&self) -> String {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback(receive).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        url
+    }
+
+    /// How many different messages came.
+    fn came(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+/// Enqueues messages to all channels, by their decider, while nobody else has the log.
+async fn enqueue(service: &Service, channels: &[Uuid]) -> BTreeSet<String> {
+    let clock = Clock::system();
+    let now = {
+        let clock = clock.clone();
+        Arc::new(move || clock.now())
+    };
+    let log = SqliteLog::open(service.state_dir().join("events.sqlite"), SqliteOptions::new(now)).unwrap();
+    let handle = Handle::new(Arc::new(log), clock.clone());
+    let orders = (0..MESSAGES).map(|n| {
+        let (handle, clock, id) = (&handle, &clock, clock.id().to_string());
+        let order = Enqueued {
+            message: Message::Firing,
+            channel_id: channels[n % channels.len()],
+            channel_kind: "webhook".into(),
+            dedup_key: format!("alert-{n}"),
+            payload: json!({"alert": "storm", "status": "firing", "summary": format!("message {n}")}),
+            next_attempt_at: clock.now(),
+            max_attempts: MAX_ATTEMPTS,
+            ..Enqueued::default()
+        };
+        async move {
+            let command = Command::Enqueue(Box::new(order));
+            handle.handle::<Delivery>(&id, &Context::system(clock, "test"), command).await.map(|_| id)
+        }
+    });
+    futures::stream::iter(orders).buffer_unordered(64).try_collect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_in_a_storm_of_messages_it_delivers_each_and_records_it_once() {
+    #[expect(clippy::disallowed_methods, reason = "the switch of `make soak`, and a seed to repeat a run")]
+    let (soak, seed) = (std::env::var("BEAMPIPE_TEST_SOAK").is_ok(), std::env::var("SEED").ok());
+    let seed: u64 = seed.map_or_else(|| u64::from(std::process::id()), |seed| seed.parse().unwrap());
+    let kills = if soak { 50 } else { 8 };
+    println!("SEED={seed}, {kills} kills");
+    let mut random = StdRng::seed_from_u64(seed);
+    let receiver = Receiver::default();
+    let url = receiver.listen().await;
+    let mut service = Service::start(&[("BEAMPIPE_OUTGOING__ALLOW_NETWORKS", "[\"127.0.0.0/8\"]")]).await;
+    let mut channels = vec![];
+    for n in 0..CHANNELS {
+        let channel =
+            json!({"name": format!("c{n}"), "kind": "webhook", "config": {"url": format!("{url}/{n}")}});
+        let channel = service.post("/notification-channels", channel).await;
+        channels.push(channel["uuid"].as_str().unwrap().parse().unwrap());
+    }
+    service.stop().await;
+    let ids = enqueue(&service, &channels).await;
+    assert_eq!(ids.len(), MESSAGES);
+
+    let began = Instant::now();
+    let a_turn = MESSAGES / (kills + 4);
+    for kill in 0..kills {
+        service.spawn(&[]);
+        // Killed while some are on their way: at a moment that the number of those that came decides.
+        let until = receiver.came() + random.random_range(1..=a_turn);
+        let started = Instant::now();
+        while receiver.came() < until {
+            assert!(service.is_running(), "kill {kill}, SEED={seed}:\n{}", service.said());
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "kill {kill}, SEED={seed}:\n{}",
+                service.said()
+            );
+            tokio::time::sleep(Duration::from_millis(random.random_range(1..=20))).await;
+        }
+        service.kill();
+    }
+    let left = MESSAGES - receiver.came();
+    assert!(left > 0, "the storm was over before the last kill; SEED={seed}");
+    let (killed_for, calm) = (began.elapsed(), Instant::now());
+    service.start_again(&[]).await;
+    while !service.get("/alert-deliveries?status=pending&limit=1").await.as_array().unwrap().is_empty()
+        || !service.get("/alert-deliveries?status=retrying&limit=1").await.as_array().unwrap().is_empty()
+    {
+        assert!(calm.elapsed() < Duration::from_secs(60), "SEED={seed}: {} came", receiver.came());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let calm = calm.elapsed();
+
+    let came = receiver.0.lock().clone();
+    assert_eq!(came.keys().cloned().collect::<BTreeSet<_>>(), ids, "none is missing; SEED={seed}");
+    assert!(
+        came.values().all(|on| on.iter().collect::<BTreeSet<_>>().len() == 1),
+        "each came to its channel"
+    );
+    let copies: usize = came.values().map(|on| on.len() - 1).sum();
+    let mut sent: BTreeMap<String, u32> = BTreeMap::new();
+    for event in service.get("/events?type=delivery.sent&order=asc&limit=5000").await.as_array().unwrap() {
+        let stream = event["stream"].as_str().unwrap();
+        *sent.entry(stream.trim_start_matches("delivery-").to_owned()).or_default() += 1;
+    }
+    assert_eq!(sent, ids.iter().map(|id| (id.clone(), 1)).collect(), "the log says of each that it was sent");
+    let failed = service.get("/events?type=alert.delivery_failed").await;
+    assert_eq!(failed, json!([]), "nothing was given up");
+    println!(
+        "{kills} kills in {killed_for:.1?}, the last {left} of {MESSAGES} in {calm:.1?}, {copies} copies, SEED={seed}"
+    );
+    // Twenty at once, sixty milliseconds each, are 330 a second; a tenth of it is little enough.
+    let bound = Duration::from_secs_f64(5.0 + left as f64 / 30.0);
+    assert!(calm < bound, "{left} messages took {calm:?}");
+    service.stop().await;
+    service.verify_log();
+}
