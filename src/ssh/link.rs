@@ -214,6 +214,10 @@ async fn authenticate(
         AuthResult::Failure { partial_success: true, remaining_methods } => Err(denied(format!(
             "the key is taken, and {remaining_methods:?} is asked for besides; a service has only its key"
         ))),
+        // A server that says no says what else it would take; russh says no with nothing when the connection ended instead.
+        AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() => {
+            Err(Error::not_sent(target, "the connection ended during authentication"))
+        }
         AuthResult::Failure { .. } => Err(denied(
             "the key is not, or no longer, in the authorized_keys of this user, or there is no such user"
                 .into(),

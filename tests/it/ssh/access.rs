@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use beampipe::ssh::{Class, CredentialError, Error, HostKeyError, Settings, Target};
 
-use super::login::{SECOND, Slots, by, keygen, line, made, mode, port, target, user};
+use super::login::{SECOND, Slots, by, keygen, known_at, line, made, mode, port, target, user};
+use super::relay::Relay;
 
 async fn refused(slots: &Slots, slot: &str) -> Error {
     slots.pool().run(&by(slot), "true").await.unwrap_err()
@@ -23,6 +24,24 @@ async fn a_key_of_each_kind_lets_us_in_and_each_kind_of_host_key_is_known() {
             assert_eq!(said.stdout_text().trim(), user(), "{slot}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_before_we_are_let_in_is_no_denial() {
+    let (slots, relay) = (Slots::new(), Relay::to(port()).await);
+    slots.write("default", "known_hosts", &known_at(&[relay.port]), 0o644);
+    let target = Target::new("127.0.0.1", relay.port, &user(), "default").unwrap();
+    let mut during_authentication = 0;
+    for bytes in (0..80).map(|step| 1 + step * 40) {
+        relay.cut_after(bytes);
+        let ended = slots.pool().connect(&target).await;
+        relay.has_cut();
+        relay.cut();
+        let Err(error) = ended else { continue };
+        assert_eq!(error.class(), Class::NotSent, "cut after {bytes} bytes: {error}");
+        during_authentication += u32::from(error.to_string().contains("during authentication"));
+    }
+    assert!(during_authentication > 2, "only {during_authentication} cuts came so late");
 }
 
 #[tokio::test]
