@@ -17,6 +17,8 @@ use crate::projection::Projection;
 use crate::{AlertGauges, Envelope, Gauges};
 
 mod alert;
+#[cfg(test)]
+mod channel_tests;
 mod delivery;
 mod managed;
 mod noticed;

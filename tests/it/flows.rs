@@ -3,6 +3,7 @@
 
 mod alerting;
 mod bootstrap;
+mod channel_secrets;
 mod cluster;
 mod crash;
 mod cut;
