@@ -13,6 +13,8 @@ use crate::projection::Projection;
 use crate::{AlertGauges, Envelope, Gauges};
 
 mod alert;
+#[cfg(test)]
+mod channel_tests;
 mod delivery;
 mod managed;
 mod read;

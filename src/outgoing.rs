@@ -173,4 +173,6 @@ pub fn retry_after_seconds(value: &str, now: chrono::DateTime<chrono::Utc>) -> O
 }
 
 #[cfg(test)]
+mod smtp_tests;
+#[cfg(test)]
 mod tests;

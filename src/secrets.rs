@@ -1,9 +1,13 @@
 //! **References to secrets**: a configuration names where a secret is and never has it.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+
+/// The longest secret, in bytes: a file without an end is none.
+const LONGEST: usize = 64 * 1024;
 
 /// Where a secret is: `{env = "NAME"}` or `{file = "/path"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +66,8 @@ pub enum SecretError {
     },
     #[error("the secret in {0} is empty")]
     Empty(String),
+    #[error("what is in {0} is longer than {LONGEST} bytes: it is no secret")]
+    TooLong(String),
 }
 
 impl SecretRef {
@@ -73,11 +79,16 @@ impl SecretRef {
                 (std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?, name.clone())
             }
             Self::File(path) => {
-                let text = std::fs::read_to_string(path)
+                let mut text = String::new();
+                std::fs::File::open(path)
+                    .and_then(|file| file.take(LONGEST as u64 + 1).read_to_string(&mut text))
                     .map_err(|source| SecretError::File { path: path.clone(), source })?;
                 (text, path.display().to_string())
             }
         };
+        if text.len() > LONGEST {
+            return Err(SecretError::TooLong(place));
+        }
         let secret = text.trim_end_matches(['\r', '\n']);
         if secret.is_empty() { Err(SecretError::Empty(place)) } else { Ok(secret.into()) }
     }
@@ -118,10 +129,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let empty = directory.path().join("empty");
         std::fs::write(&empty, "\n").unwrap();
+        let long = directory.path().join("long");
+        std::fs::write(&long, "x".repeat(LONGEST + 1)).unwrap();
         for (reference, word) in [
             (SecretRef::Env("BEAMPIPE_TEST_NEVER_SET".into()), "BEAMPIPE_TEST_NEVER_SET"),
             (SecretRef::File(directory.path().join("absent")), "absent"),
             (SecretRef::File(empty), "empty"),
+            (SecretRef::File(long), "longer than"),
+            (SecretRef::File("/dev/zero".into()), "longer than"),
         ] {
             let error = reference.read().unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

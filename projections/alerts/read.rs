@@ -271,7 +271,8 @@ impl Alerts {
 
     /// What is to be told of channels that were disabled, oldest first.
     pub fn notices(&self, limit: u64) -> Result<Vec<Notice>, ReadModelError> {
-        let sql = format!("SELECT {} FROM notices ORDER BY position LIMIT ?1", Notice::columns());
+        let sql =
+            format!("SELECT {} FROM notices ORDER BY position, delivery_id LIMIT ?1", Notice::columns());
         self.0.all(&sql, [i64::try_from(limit).unwrap_or(i64::MAX)], Notice::from_row)
     }
 

@@ -25,6 +25,8 @@ use crate::secrets::SecretRef;
 
 /// How many characters of a receiver's answer are kept.
 const ANSWER_KEPT: usize = 500;
+/// How long a secret in a file may take to be read.
+const SECRET_READ: Duration = Duration::from_secs(5);
 /// The receiver says that it is gone for good.
 const GONE: u16 = 410;
 
@@ -243,7 +245,12 @@ impl Sender {
                 return opened.map_err(|error| format!("{field}: {error}"));
             }
         };
-        reference.read().map_err(|error| format!("{field}: {error}"))
+        // A file may be a pipe that nobody writes to.
+        let reading = tokio::task::spawn_blocking(move || reference.read());
+        match tokio::time::timeout(SECRET_READ, reading).await {
+            Ok(Ok(read)) => read.map_err(|error| format!("{field}: {error}")),
+            Ok(Err(_)) | Err(_) => Err(format!("{field}: the secret could not be read in time")),
+        }
     }
 }
 

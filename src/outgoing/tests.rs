@@ -53,6 +53,12 @@ fn every_class_of_address_that_is_not_public_is_refused() {
         ("2001:db8::1", "documentation"),
         ("2001::1", "protocols"),
         ("2002:7f00:1::", "6to4"),
+        ("::ffff:0:7f00:1", "not handed out"),
+        ("5f00::1", "not handed out"),
+        ("2001:0:7f00:1::", "protocols"),
+        ("3fff::1", "documentation"),
+        ("198.51.100.7", "documentation"),
+        ("192.88.99.1", "6to4"),
         ("4000::1", "not handed out"),
         ("100::1", "not handed out"),
     ] {
@@ -77,6 +83,11 @@ fn an_allowed_network_may_be_reached_at_any_port_and_its_neighbours_not() {
     for address in ["10.2.0.1:443", "[fc00::1]:443", "[::ffff:10.1.0.1]:443", "127.0.0.1:443"] {
         judge(&guard, address.parse().unwrap()).unwrap_err();
     }
+    let refuse_networks = vec!["2606:4700:64::/96".parse().unwrap()];
+    let guard = Guard::new(Outgoing { refuse_networks, ..Outgoing::default() });
+    let error = judge(&guard, "[2606:4700:64::7f00:1]:443".parse().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("outgoing.refuse_networks"), "{error}");
+    judge(&guard, "[2606:4700:65::7f00:1]:443".parse().unwrap()).unwrap();
     for wrong in ["10.0.0.0", "10.0.0.0/33", "::/129", "x/8", ""] {
         wrong.parse::<Network>().unwrap_err();
     }

@@ -6,6 +6,7 @@ mod accounts;
 mod alert_deliveries;
 mod alert_rules;
 mod bad_input;
+mod channel_kinds;
 mod events;
 mod executions;
 mod health;

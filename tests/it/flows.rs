@@ -5,6 +5,7 @@ pub mod alerting;
 mod alerts_story;
 mod backtest;
 mod bootstrap;
+mod channel_secrets;
 mod cluster;
 mod crash;
 mod cut;

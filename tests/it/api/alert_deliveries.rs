@@ -62,6 +62,13 @@ async fn a_delivery_shows_every_attempt_and_how_it_ended() {
     );
     let metrics = service.http.get(format!("{}/metrics", service.metrics_url)).send().await.unwrap();
     let text = metrics.text().await.unwrap();
+    for kind in ["email", "slack", "pagerduty", "alertmanager", "ntfy"] {
+        for outcome in ["sent", "failed"] {
+            let line =
+                format!("beampipe_alert_deliveries_total{{channel_kind=\"{kind}\",outcome=\"{outcome}\"}} 0");
+            assert!(text.contains(&line), "{line}\n{text}");
+        }
+    }
     for line in [
         "beampipe_alert_deliveries_total{channel_kind=\"webhook\",outcome=\"sent\"} 1",
         "beampipe_alert_deliveries_total{channel_kind=\"email\",outcome=\"failed\"} 0",

@@ -16,7 +16,7 @@ use super::streams::{Reader, created, discovered, execute};
 
 /// What was planted, and what it must not be found in.
 #[derive(Default)]
-struct Canaries {
+pub struct Canaries {
     /// To be found nowhere at all.
     raw: Vec<(String, String)>,
     /// What is kept instead: in the log's private fields and the accounts' read model, and in no output.
@@ -24,9 +24,15 @@ struct Canaries {
 }
 
 impl Canaries {
-    fn plant(&mut self, what: &str, secret: &str) -> String {
+    pub fn plant(&mut self, what: &str, secret: &str) -> String {
         self.raw.push((what.to_owned(), secret.to_owned()));
         secret.to_owned()
+    }
+
+    /// The first secret that was planted in something of this name.
+    pub fn raw_of(&self, name: &str) -> &str {
+        let found = self.raw.iter().find(|(what, _)| what.contains(name));
+        found.map_or("", |(_, secret)| secret)
     }
 
     /// A token as it was shown once: its secret part, and the digest of that.
@@ -39,7 +45,7 @@ impl Canaries {
     }
 
     #[track_caller]
-    fn are_not_raw_in(&self, place: &str, bytes: &[u8]) {
+    pub fn are_not_raw_in(&self, place: &str, bytes: &[u8]) {
         // Latin-1 is a text whatever the bytes are.
         let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
         for (what, secret) in &self.raw {
@@ -48,7 +54,7 @@ impl Canaries {
     }
 
     #[track_caller]
-    fn are_not_in(&self, place: &str, text: &str) {
+    pub fn are_not_in(&self, place: &str, text: &str) {
         self.are_not_raw_in(place, text.as_bytes());
         for (what, kept) in &self.kept {
             assert!(!text.contains(kept), "{what} is in {place}: {text}");
@@ -296,7 +302,7 @@ fn commands(service: &Service, canaries: &Canaries) {
 }
 
 /// No raw secret is in a file of the state directory or in an export, encoded or not.
-fn files(service: &Service, canaries: &Canaries) {
+pub fn files(service: &Service, canaries: &Canaries) {
     let export = service.state_dir().join("export.ndjson");
     let done = service.command(&["log", "export", export.to_str().unwrap()]);
     assert!(done.status.success(), "{}", words(&done));
