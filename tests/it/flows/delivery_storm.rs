@@ -1,4 +1,5 @@
-//! `kill -9` again and again while a thousand messages are delivered: each arrives, and the log says so once of each.
+//! `kill -9` again and again while two hundred ends of executions are told to five channels: each message arrives, the log says so
+//! once of each, and no rule fires twice for one cause.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,21 +7,25 @@ use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use beampipe::alerts::evaluate::SETTLE;
 use beampipe::clock::Clock;
 use beampipe::handle::{Context, Handle};
-use beampipe_domain::delivery::{Command, Delivery, Enqueued, MAX_ATTEMPTS, Message};
+use beampipe_domain::alerting;
+use beampipe_domain::execution::{Command, Created, Execution};
 use beampipe_log::sqlite::{SqliteLog, SqliteOptions};
-use futures::{StreamExt, TryStreamExt};
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::service::Service;
 
-const MESSAGES: usize = 1000;
+const EXECUTIONS: usize = 200;
 const CHANNELS: usize = 5;
+const MESSAGES: usize = EXECUTIONS * CHANNELS;
 /// How long the receiver takes to answer: a message that has left and is not recorded is what a kill is about.
 const THINKS: Duration = Duration::from_millis(60);
 
@@ -50,8 +55,8 @@ impl Receiver {
     }
 }
 
-/// Enqueues messages to all channels, by their decider, while nobody else has the log.
-async fn enqueue(service: &Service, channels: &[Uuid]) -> BTreeSet<String> {
+/// Executions that were cancelled, by their decider, while nobody else has the log; answers when they were.
+async fn cancelled(service: &Service) -> DateTime<Utc> {
     let clock = Clock::system();
     let now = {
         let clock = clock.clone();
@@ -59,28 +64,31 @@ async fn enqueue(service: &Service, channels: &[Uuid]) -> BTreeSet<String> {
     };
     let log = SqliteLog::open(service.state_dir().join("events.sqlite"), SqliteOptions::new(now)).unwrap();
     let handle = Handle::new(Arc::new(log), clock.clone());
-    let orders = (0..MESSAGES).map(|n| {
+    let executions = (0..EXECUTIONS).map(|_| {
         let (handle, clock, id) = (&handle, &clock, clock.id().to_string());
-        let order = Enqueued {
-            message: Message::Firing,
-            channel_id: channels[n % channels.len()],
-            channel_kind: "webhook".into(),
-            dedup_key: format!("alert-{n}"),
-            payload: json!({"alert": "storm", "status": "firing", "summary": format!("message {n}")}),
-            next_attempt_at: clock.now(),
-            max_attempts: MAX_ATTEMPTS,
-            ..Enqueued::default()
-        };
         async move {
-            let command = Command::Enqueue(Box::new(order));
-            handle.handle::<Delivery>(&id, &Context::system(clock, "test"), command).await.map(|_| id)
+            let context = Context::system(clock, "test");
+            let created = Created { project_module: "p".into(), ..Created::default() };
+            handle.handle::<Execution>(&id, &context, Command::Create(Box::new(created))).await.unwrap();
+            handle.handle::<Execution>(&id, &context, Command::RequestCancel { reason: None }).await.unwrap();
         }
     });
-    futures::stream::iter(orders).buffer_unordered(64).try_collect().await.unwrap()
+    futures::stream::iter(executions).buffer_unordered(64).collect::<Vec<_>>().await;
+    clock.now()
+}
+
+/// The events of a type, with what of each is wanted.
+async fn events(service: &Service, kind: &str, field: impl Fn(&Value) -> String) -> Vec<String> {
+    let all = service.get(&format!("/events?type={kind}&order=asc&limit=5000")).await;
+    all.as_array().unwrap().iter().map(field).collect()
+}
+
+fn stream(event: &Value) -> String {
+    event["stream"].as_str().unwrap().split_once('-').unwrap().1.to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_again_and_again_in_a_storm_of_messages_it_delivers_each_and_records_it_once() {
+async fn killed_again_and_again_in_a_storm_it_fires_once_for_each_cause_and_delivers_every_message() {
     #[expect(clippy::disallowed_methods, reason = "the switch of `make soak`, and a seed to repeat a run")]
     let (soak, seed) = (std::env::var("BEAMPIPE_TEST_SOAK").is_ok(), std::env::var("SEED").ok());
     let seed: u64 = seed.map_or_else(|| u64::from(std::process::id()), |seed| seed.parse().unwrap());
@@ -90,21 +98,36 @@ async fn killed_again_and_again_in_a_storm_of_messages_it_delivers_each_and_reco
     let receiver = Receiver::default();
     let url = receiver.listen().await;
     let mut service = Service::start(&[("BEAMPIPE_OUTGOING__ALLOW_NETWORKS", "[\"127.0.0.0/8\"]")]).await;
-    let mut channels = vec![];
+    let mut channels: Vec<Uuid> = vec![];
     for n in 0..CHANNELS {
         let channel =
             json!({"name": format!("c{n}"), "kind": "webhook", "config": {"url": format!("{url}/{n}")}});
         let channel = service.post("/notification-channels", channel).await;
         channels.push(channel["uuid"].as_str().unwrap().parse().unwrap());
     }
+    let rule = json!({
+        "name": "ends", "trigger_kind": "execution_terminal", "channel_ids": channels,
+        "trigger_config": {"statuses": ["cancelled"]},
+    });
+    service.post("/alert-rules", rule).await;
     service.stop().await;
-    let ids = enqueue(&service, &channels).await;
-    assert_eq!(ids.len(), MESSAGES);
+    // The point at which they are judged is over when the first process begins.
+    let judged = alerting::next(alerting::point(cancelled(&service).await)) + SETTLE;
+    let clock = Clock::system();
+    while clock.now() < judged {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 
     let began = Instant::now();
     let a_turn = MESSAGES / (kills + 4);
     for kill in 0..kills {
         service.spawn(&[]);
+        if kill % 3 == 0 {
+            // Killed while it reads up, judges or enqueues, or whatever it has come to.
+            tokio::time::sleep(Duration::from_millis(random.random_range(200..=2500))).await;
+            service.kill();
+            continue;
+        }
         // Killed while some are on their way: at a moment that the number of those that came decides.
         let until = receiver.came() + random.random_range(1..=a_turn);
         let started = Instant::now();
@@ -123,7 +146,8 @@ async fn killed_again_and_again_in_a_storm_of_messages_it_delivers_each_and_reco
     assert!(left > 0, "the storm was over before the last kill; SEED={seed}");
     let (killed_for, calm) = (began.elapsed(), Instant::now());
     service.start_again(&[]).await;
-    while !service.get("/alert-deliveries?status=pending&limit=1").await.as_array().unwrap().is_empty()
+    while receiver.came() < MESSAGES
+        || !service.get("/alert-deliveries?status=pending&limit=1").await.as_array().unwrap().is_empty()
         || !service.get("/alert-deliveries?status=retrying&limit=1").await.as_array().unwrap().is_empty()
     {
         assert!(calm.elapsed() < Duration::from_secs(60), "SEED={seed}: {} came", receiver.came());
@@ -131,6 +155,12 @@ async fn killed_again_and_again_in_a_storm_of_messages_it_delivers_each_and_reco
     }
     let calm = calm.elapsed();
 
+    let causes = events(&service, "alert.fired", |event| event["payload"]["causes"][0].to_string()).await;
+    let once: BTreeSet<&String> = causes.iter().collect();
+    assert_eq!((causes.len(), once.len()), (EXECUTIONS, EXECUTIONS), "no rule fired twice; SEED={seed}");
+    let enqueued = events(&service, "delivery.enqueued", stream).await;
+    let ids: BTreeSet<String> = enqueued.iter().cloned().collect();
+    assert_eq!((enqueued.len(), ids.len()), (MESSAGES, MESSAGES), "SEED={seed}");
     let came = receiver.0.lock().clone();
     assert_eq!(came.keys().cloned().collect::<BTreeSet<_>>(), ids, "none is missing; SEED={seed}");
     assert!(
@@ -139,9 +169,8 @@ async fn killed_again_and_again_in_a_storm_of_messages_it_delivers_each_and_reco
     );
     let copies: usize = came.values().map(|on| on.len() - 1).sum();
     let mut sent: BTreeMap<String, u32> = BTreeMap::new();
-    for event in service.get("/events?type=delivery.sent&order=asc&limit=5000").await.as_array().unwrap() {
-        let stream = event["stream"].as_str().unwrap();
-        *sent.entry(stream.trim_start_matches("delivery-").to_owned()).or_default() += 1;
+    for id in events(&service, "delivery.sent", stream).await {
+        *sent.entry(id).or_default() += 1;
     }
     assert_eq!(sent, ids.iter().map(|id| (id.clone(), 1)).collect(), "the log says of each that it was sent");
     let failed = service.get("/events?type=alert.delivery_failed").await;
