@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use super::{Opened, Outbound, Post};
 use crate::alerts::message::{One, Said, is_open, texts};
 
+/// So far the clock of an Alertmanager may be behind ours.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(30);
 /// How long an alert fires that nobody says to be resolved.
 pub const LONGEST: TimeDelta = TimeDelta::days(30);
 /// How long a test fires, and a notice, which nobody resolves.
@@ -90,15 +92,19 @@ fn alert(said: &Said<'_>, one: &One, now: DateTime<Utc>) -> Value {
         status if status == Message::Notice.as_str() => NOTICE,
         _ => LONGEST,
     };
+    let starts_at = starts_at(one, now);
     let ends_at = match one.ends_at {
-        Some(ended) => ended,
-        None if one.is_resolved() => now,
+        // An end that is yet to come does not replace a later one, so what is over has to be over by its clock too.
+        ended if one.is_resolved() => {
+            ended.unwrap_or(now).min(now - CLOCKS_DIFFER).max(starts_at + TimeDelta::milliseconds(1))
+        }
+        Some(ends_at) => ends_at,
         None => now + lasts,
     };
     let mut alert = json!({
         "labels": labels(said, one),
         "annotations": annotations(one),
-        "startsAt": starts_at(one, now),
+        "startsAt": starts_at,
         "endsAt": ends_at,
     });
     if let Some(generator) = generator(one) {

@@ -128,7 +128,7 @@ async fn channel(service: &support::Service, url: &str) -> Value {
     service.post("/notification-channels", channel).await.is(201)
 }
 
-fn uuid(of: &Value) -> Uuid {
+pub fn uuid(of: &Value) -> Uuid {
     of["uuid"].as_str().unwrap().parse().unwrap()
 }
 
@@ -138,12 +138,12 @@ async fn archive(service: &support::Service, channel: &Value) -> Uuid {
 }
 
 /// The point of the grid that is so many after the next one.
-fn at(service: &support::Service, points: i64) -> DateTime<Utc> {
+pub fn at(service: &support::Service, points: i64) -> DateTime<Utc> {
     alerting::next(alerting::point(service.clock.now())) + TimeDelta::seconds(points * alerting::GRID_SECONDS)
 }
 
 /// Runs the post as the acting scheduler does.
-fn run_post(service: &support::Service, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
+pub fn run_post(service: &support::Service, stop: &CancellationToken) -> tokio::task::JoinHandle<()> {
     let (tell, acting) = tokio::sync::watch::channel(Some(0));
     let (sender, models, stop) = (service.api.sender.clone(), service.api.models.clone(), stop.clone());
     tokio::spawn(async move {
@@ -153,7 +153,7 @@ fn run_post(service: &support::Service, stop: &CancellationToken) -> tokio::task
 }
 
 /// Waits until every delivery has ended; answers them.
-async fn ended(service: &support::Service, many: usize) -> Vec<Value> {
+pub async fn ended(service: &support::Service, many: usize) -> Vec<Value> {
     let began = Instant::now();
     loop {
         let all = service.get("/alert-deliveries").await.is(200);
@@ -325,7 +325,7 @@ async fn fired(service: &support::Service) -> Vec<Value> {
 }
 
 /// Judges a point as a process does that has just begun.
-async fn judge(service: &support::Service, at: DateTime<Utc>) {
+pub async fn judge(service: &support::Service, at: DateTime<Utc>) {
     let setting = Setting {
         handle: service.handle.clone(),
         links: Links::default(),
@@ -338,7 +338,7 @@ async fn judge(service: &support::Service, at: DateTime<Utc>) {
     assert!(service.api.settle(service.handle.log().head().position).await);
 }
 
-async fn look(service: &support::Service, dependency: &str, up: bool) {
+pub async fn look(service: &support::Service, dependency: &str, up: bool) {
     let name = dependency.to_owned();
     let command = match up {
         true => dependency::Command::SeeUp { dependency: name, latency_ms: 3 },

@@ -7,6 +7,7 @@ use beampipe_domain::delivery::{Command, Delivery, Enqueued, Message};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::alerting;
 use crate::backends::daliuge::told;
 use crate::support::{self, Service};
 
@@ -258,5 +259,58 @@ async fn what_a_mail_server_says_decides_whether_it_is_tried_again() {
         let text = tried["attempt_list"][0].to_string();
         assert!(text.contains(word), "{what}: {text}");
         assert!(!text.contains("canary") && !text.contains("Y2FuYXJ5"), "{what}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rule_sees_is_shown_by_every_real_receiver_and_then_that_it_is_over() {
+    let service = support::service().await;
+    let run = service.clock.id().simple().to_string();
+    let url = format!("{}/unsigned-{run}", told("BEAMPIPE_TEST_WEBHOOK_URL"));
+    let channels = [
+        channel(&service, "webhook", json!({"url": url})).await,
+        channel(&service, "alertmanager", json!({"url": told("BEAMPIPE_TEST_ALERTMANAGER_URL")})).await,
+        channel(&service, "email", mail(service.directory.path(), "starttls", &["ops@example.org"])).await,
+    ];
+    let ids: Vec<&Value> = channels.iter().map(|channel| &channel["uuid"]).collect();
+    let rule = json!({
+        "name": "archive", "severity": "critical", "trigger_kind": "dependency_down", "channel_ids": ids,
+        "trigger_config": {"dependency": "tap_a"}, "labels": {"run": run},
+        "annotations": {"runbook_url": "https://runbooks.example.org/archive"},
+    });
+    service.post("/alert-rules", rule).await.is(201);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let post = alerting::run_post(&service, &stop);
+    // A point is judged when it is over: an Alertmanager goes by its own clock.
+    let judged = async |at: chrono::DateTime<chrono::Utc>| {
+        while service.clock.now() < at {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        alerting::judge(&service, at).await;
+    };
+    alerting::look(&service, "tap_a", false).await;
+    judged(alerting::at(&service, 0)).await;
+    let fired = alerting::ended(&service, 3).await;
+    assert!(fired.iter().all(|one| one["status"] == "sent"), "{fired:#?}");
+    assert_eq!(shown(&service, &run).await[0]["labels"]["dependency"], "tap_a");
+    // It tells of an end only whom it told of the beginning.
+    told_others(&run, "firing").await;
+    alerting::look(&service, "tap_a", true).await;
+    judged(alerting::at(&service, 0)).await;
+    let all = alerting::ended(&service, 6).await;
+    assert!(all.iter().all(|one| one["status"] == "sent"), "{all:#?}");
+    stop.cancel();
+    post.await.unwrap();
+    let over = told_others(&run, "resolved").await;
+    assert_eq!(over["alerts"][0]["annotations"]["summary"], "tap_a is down: connection refused");
+    assert_eq!(shown(&service, &run).await, Vec::<Value>::new(), "the Alertmanager shows it no more");
+    let said: Vec<_> =
+        came_in(&format!("unsigned-{run}")).await.iter().map(|one| one["body"]["status"].clone()).collect();
+    assert_eq!(said, ["firing", "resolved"]);
+    let by_mail: Vec<&Value> = all.iter().filter(|one| one["channel_id"] == channels[2]["uuid"]).collect();
+    for (delivery, word) in by_mail.iter().zip(["RESOLVED", "FIRING"]) {
+        let letter = letters(delivery).remove(0);
+        println!("{letter}");
+        assert!(letter.contains(&format!("Subject: [{word}] archive (critical)")), "{letter}");
     }
 }
