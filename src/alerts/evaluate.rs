@@ -37,6 +37,8 @@ pub const SETTLE: TimeDelta = TimeDelta::seconds(2);
 const LATE: TimeDelta = TimeDelta::seconds(2 * GRID_SECONDS);
 /// How far a process that acts for the first time, and finds nobody who says how far he came, looks back.
 const LOOK_BACK: TimeDelta = TimeDelta::hours(24);
+/// What was missed longer ago is not told any more.
+const CATCH_UP: TimeDelta = TimeDelta::days(7);
 /// How far behind one that stands by stays, so that it can go on where whoever acted has stopped.
 const STAND_BACK: TimeDelta = TimeDelta::minutes(10);
 /// Appends at once.
@@ -71,7 +73,7 @@ impl Setting {
             }
         }
         let now = point(self.handle.clock().now());
-        known.unwrap_or(now - LOOK_BACK).min(now)
+        known.unwrap_or(now - LOOK_BACK).clamp(now - CATCH_UP, now)
     }
 
     /// Says how far it came. Who does not find it judges a few points again, which changes nothing.

@@ -158,7 +158,9 @@ impl Alert {
         }
         let due = match (firing.said, seen.repeat_interval_seconds) {
             (0, _) => true,
+            // Repetitions that were missed are not made up for: they would all come at once.
             (_, None) => false,
+            (_, Some(_)) if seen.late => false,
             (_, Some(every)) => self.said_at.is_none_or(|said| seen.at - said >= span(every)),
         };
         if firing.acknowledged {

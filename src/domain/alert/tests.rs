@@ -292,3 +292,13 @@ fn a_heartbeat_is_not_acknowledged_because_it_would_fall_silent() {
     let refused = alert.decide(Command::Acknowledge { comment: String::new() }).unwrap_err();
     assert!(refused.detail.contains("disable its rule"), "{refused}");
 }
+
+#[test]
+fn a_run_that_comes_late_says_what_was_missed_and_repeats_it_once_it_is_in_time() {
+    let late = |o: &mut Observation| {
+        o.repeat_interval_seconds = Some(30);
+        o.late = o.at < at(120);
+    };
+    let points: Vec<_> = (0..11).map(|n| (n * 15, true)).collect();
+    assert_eq!(line(late, &points), ["0 fired to 2", "120 fired to 2", "150 fired to 2"]);
+}
