@@ -7,13 +7,14 @@ use beampipe_domain::Event;
 use beampipe_domain::alert::{Alert, Phase, Seen};
 use beampipe_domain::alerting::conditions::{self, Instance};
 use beampipe_domain::alerting::facts::{self, Facts, Happening, Rule, What};
+use beampipe_domain::alerting::groups::{self, Owed};
 use beampipe_domain::alerting::judge;
 use beampipe_domain::alerting::timeline::Timeline;
-use beampipe_domain::alerting::{GRID_SECONDS, Told, point};
+use beampipe_domain::alerting::{Told, point};
 use beampipe_domain::rule::Trigger;
 use beampipe_domain::{delivery, id};
 use beampipe_log::{Direction, Log};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -68,7 +69,7 @@ pub async fn facts_at(
 #[derive(Debug)]
 pub struct Answer {
     pub rule: Uuid,
-    /// `told`, `held_back`, `waiting`, `pending`, `resolved`, `quiet`, or `not_watched`.
+    /// `told`, `no_channel`, `held_back`, `waiting`, `pending`, `resolved`, `quiet`, or `not_watched`.
     pub verdict: &'static str,
     pub why: String,
     pub body: Value,
@@ -135,13 +136,17 @@ impl Explainer<'_> {
             return idle;
         }
         if self.rule.spec.trigger.is_occurrence() {
-            let said = self.facts.said_at.get(&self.id);
-            let why = match said {
+            let mut owed = self.facts.owed.iter().filter(|owed| owed.rule == self.id);
+            if let Some(first) = owed.next() {
+                let why = format!("{} messages wait for {}", owed.count() + 1, self.waits_for(first));
+                return self.answer("waiting", why, vec![], vec![]);
+            }
+            let why = match self.facts.said_at.get(&self.id) {
                 Some(said) => format!(
-                    "it tells of what happens, one by one; somebody was told last at {}",
+                    "it tells of what happens, one by one; the last that nothing held back was judged at {}",
                     said.to_rfc3339()
                 ),
-                None => "it tells of what happens, one by one, and nobody was told of anything yet".into(),
+                None => "it tells of what happens, one by one, and nothing has happened yet".into(),
             };
             return self.answer("quiet", why, vec![], vec![]);
         }
@@ -202,8 +207,29 @@ impl Explainer<'_> {
     /// Messages that were decided and not enqueued: their group waits, or the hours are quiet.
     fn waits(&self, alert: &str) -> Vec<Value> {
         let owed = self.facts.owed.iter().filter(|owed| owed.alert == alert);
-        owed.map(|owed| json!({"channel_id": owed.channel, "decided_at": owed.at, "group": owed.group}))
-            .collect()
+        let shown = owed.map(|owed| {
+            json!({
+                "channel_id": owed.channel,
+                "decided_at": owed.at,
+                "group": owed.group,
+                "waits_for": self.waits_for(owed),
+            })
+        });
+        shown.collect()
+    }
+
+    fn waits_for(&self, owed: &Owed) -> String {
+        groups::waits_for(self.facts, owed, self.at).unwrap_or_else(|| "the next point of the grid".into())
+    }
+
+    /// For what a message of an alert waits, if one does.
+    fn holds(&self, alert: &str) -> Option<String> {
+        self.facts.owed.iter().find(|owed| owed.alert == alert).map(|owed| self.waits_for(owed))
+    }
+
+    /// Whether there is nobody to tell.
+    fn is_mute(&self) -> bool {
+        self.rule.spec.channel_ids.is_empty()
     }
 
     fn instance(
@@ -213,14 +239,14 @@ impl Explainer<'_> {
         state: Option<&Alert>,
     ) -> (u8, &'static str, String) {
         let phase = state.map_or(&Phase::Inactive, |alert| &alert.phase);
+        if let Some(holds) = self.holds(alert) {
+            return (1, "waiting", format!("its message waits for {holds}"));
+        }
         match (phase, &instance.seen) {
-            (Phase::Firing(firing), _) if !self.waits(alert).is_empty() => (
-                1,
-                "waiting",
-                format!(
-                    "it has fired since {}; its message waits for others of its group, or for the end of quiet hours",
-                    firing.since.to_rfc3339()
-                ),
+            (Phase::Firing(firing), _) if self.is_mute() => (
+                2,
+                "no_channel",
+                format!("it has fired since {}, and the rule names no channel", firing.since.to_rfc3339()),
             ),
             (Phase::Firing(firing), _) => match &firing.held_back {
                 Some(held) if firing.said == 0 => {
@@ -260,7 +286,10 @@ impl Explainer<'_> {
                 Some(said) => (
                     5,
                     "resolved",
-                    format!("its condition does not hold; it was last said at {}", said.to_rfc3339()),
+                    format!(
+                        "its condition does not hold; it last fired, or was repeated, at {}",
+                        said.to_rfc3339()
+                    ),
                 ),
                 None => (6, "quiet", "its condition does not hold".into()),
             },
@@ -323,7 +352,11 @@ impl Explainer<'_> {
             ));
         };
         let why = format!("it ended as {how} at {}", last.at.to_rfc3339());
-        let verdict = if self.waits(&alert).is_empty() { "told" } else { "waiting" };
+        let (verdict, why) = match self.holds(&alert) {
+            _ if self.is_mute() => ("no_channel", format!("{why}, and the rule names no channel")),
+            Some(holds) => ("waiting", format!("{why}; its message waits for {holds}")),
+            None => ("told", why),
+        };
         let shown = json!({"alert": alert, "waits": self.waits(&alert)});
         Some(self.answer(verdict, why, vec![shown], vec![alert]))
     }
@@ -336,13 +369,12 @@ fn is_of(one: &Happening, wanted: Uuid) -> bool {
 /// The events of an alert up to a time, and their ids.
 pub async fn events(log: &dyn Log, alert: &str, at: DateTime<Utc>) -> Result<Vec<(Uuid, Value)>, HearError> {
     // A point is judged a little after it has passed, and a late one long after; both count by their point.
-    let at = point(at);
     let mut shown = vec![];
     for recorded in log.read_stream(&format!("alert-{alert}"), 0, Direction::Forward, EVENTS).await? {
         let event = codec::decode(&recorded)?;
         let Event::Alert(event) = event else { continue };
         let decided = event.at().unwrap_or(recorded.occurred_at);
-        if decided > at + TimeDelta::seconds(GRID_SECONDS) {
+        if decided > at {
             continue;
         }
         let data: Value =

@@ -94,7 +94,7 @@ pub fn of(batch: &Batch, spec: Option<&Spec>, links: &Links) -> Value {
         "labels": subject.labels,
         "annotations": subject.annotations,
         "links": links.of(first),
-        "fired_at": first.at,
+        "fired_at": first.fired_at,
         "resolved_at": ended,
         "late": batch.owed.iter().any(|owed| owed.late),
         "rule_id": batch.rule,

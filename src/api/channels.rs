@@ -17,6 +17,7 @@ use super::known;
 use super::matching::{Seen, tagged};
 use super::problem::Problem;
 use super::route::{Access, Route};
+use super::rules::MOST_MERGES;
 use super::sources::{goes_on, next_link, window};
 use crate::sealing::SealError;
 
@@ -142,18 +143,25 @@ async fn update(
     seen: Seen,
     Body(Draft(changes)): Body<Draft>,
 ) -> Result<(HeaderMap, Json<Value>), Problem> {
-    let Channel::Active(facts) = api.handle.load::<Channel>(&channel.to_string()).await?.state else {
-        return Err(unknown(channel));
-    };
-    let understood = draft::read(changes, Some(&facts.spec))
-        .map_err(|errors| Problem::fields("invalid-channel", errors))?;
-    let spec = api.sealed(channel, understood).await?;
-    // The draft was merged with this revision, so it changes this one, whether or not the caller named it.
-    seen.check(facts.revision)?;
-    let update = Command::Update { spec, expected: Some(facts.revision) };
-    let done = api.handle.handle::<Channel>(&channel.to_string(), &caller.context(), update).await?;
-    api.settle(done.position).await;
-    api.shown_channel(channel).await
+    // The draft is merged with a revision, so it changes that one; who named none has it merged again with the next.
+    for _ in 0..MOST_MERGES {
+        let Channel::Active(facts) = api.handle.load::<Channel>(&channel.to_string()).await?.state else {
+            return Err(unknown(channel));
+        };
+        let understood = draft::read(changes.clone(), Some(&facts.spec))
+            .map_err(|errors| Problem::fields("invalid-channel", errors))?;
+        seen.check(facts.revision)?;
+        let spec = api.sealed(channel, understood).await?;
+        let update = Command::Update { spec, expected: Some(facts.revision) };
+        match api.handle.handle::<Channel>(&channel.to_string(), &caller.context(), update).await {
+            Err(error) if seen.0.is_none() && error.rejection() == Some("outdated") => {}
+            done => {
+                api.settle(done?.position).await;
+                return api.shown_channel(channel).await;
+            }
+        }
+    }
+    Err(Problem::new("overloaded", "others change the channel again and again").retry_after(1))
 }
 
 async fn remove(

@@ -23,6 +23,9 @@ mod backtest;
 /// What may be sent.
 mod draft;
 
+/// How often a change is merged again with what others have made meanwhile.
+pub const MOST_MERGES: usize = 50;
+
 pub fn routes() -> Vec<Route> {
     vec![
         Route::get("/alert-rules", Access::Viewer, list),
@@ -79,14 +82,27 @@ fn warnings(spec: &Spec, channels: &[rows::Channel]) -> Vec<String> {
     if spec.channel_ids.is_empty() {
         return vec!["the rule names no channel: it fires and tells nobody".to_owned()];
     }
-    let named = channels.iter().filter(|channel| spec.channel_ids.contains(&channel.id));
-    let warn = |channel: &rows::Channel| match (channel.enabled, channel.last_test_status.as_deref()) {
-        (false, _) => Some(format!("channel {:?} is not enabled", channel.name)),
-        (true, None) => Some(format!("channel {:?} was never tested", channel.name)),
-        (true, Some("failed")) => Some(format!("the last test of channel {:?} failed", channel.name)),
-        (true, Some(_)) => None,
+    let warn = |id: Uuid| {
+        let Some(channel) = channels.iter().find(|channel| channel.id == id) else {
+            return Some(format!("channel {id} is not there any more"));
+        };
+        match (channel.enabled, channel.last_test_status.as_deref()) {
+            (false, _) => Some(format!("channel {:?} is not enabled", channel.name)),
+            (true, None) => Some(format!("channel {:?} was never tested", channel.name)),
+            (true, Some("failed")) => Some(format!("the last test of channel {:?} failed", channel.name)),
+            (true, Some(_)) => None,
+        }
     };
-    named.filter_map(warn).collect()
+    named(spec).into_iter().filter_map(warn).collect()
+}
+
+/// Every channel that a rule names, each once.
+fn named(spec: &Spec) -> Vec<Uuid> {
+    let escalated = spec.escalation.iter().flat_map(|escalation| &escalation.channel_ids);
+    let mut ids: Vec<Uuid> = spec.channel_ids.iter().chain(escalated).copied().collect();
+    let mut known = std::collections::HashSet::new();
+    ids.retain(|id| known.insert(*id));
+    ids
 }
 
 impl Api {
@@ -105,7 +121,7 @@ impl Api {
 
     async fn shown_rule(&self, rule: Uuid) -> Result<(HeaderMap, Json<Value>), Problem> {
         let row = self.rule_row(rule).await?;
-        let channels = self.channels_of(&row.spec.channel_ids).await?;
+        let channels = self.channels_of(&named(&row.spec)).await?;
         Ok((tagged(row.rule_version), Json(shape(&row, &warnings(&row.spec, &channels)))))
     }
 
@@ -213,16 +229,23 @@ async fn update(
     seen: Seen,
     Body(Draft(changes)): Body<Draft>,
 ) -> Result<(HeaderMap, Json<Value>), Problem> {
-    let Rule::Active(facts) = api.handle.load::<Rule>(&rule.to_string()).await?.state else {
-        return Err(unknown(rule));
-    };
-    seen.check(facts.version)?;
-    let spec = api.understood(changes, Some(&facts.spec)).await?;
-    // The draft was merged with this version, so it changes this one, whether or not the caller named it.
-    let update = Command::Update { spec, expected: Some(facts.version) };
-    let done = api.handle.handle::<Rule>(&rule.to_string(), &caller.context(), update).await?;
-    api.settle(done.position).await;
-    api.shown_rule(rule).await
+    // The draft is merged with a version, so it changes that one; who named none has it merged again with the next.
+    for _ in 0..MOST_MERGES {
+        let Rule::Active(facts) = api.handle.load::<Rule>(&rule.to_string()).await?.state else {
+            return Err(unknown(rule));
+        };
+        seen.check(facts.version)?;
+        let spec = api.understood(changes.clone(), Some(&facts.spec)).await?;
+        let update = Command::Update { spec, expected: Some(facts.version) };
+        match api.handle.handle::<Rule>(&rule.to_string(), &caller.context(), update).await {
+            Err(error) if seen.0.is_none() && error.rejection() == Some("outdated") => {}
+            done => {
+                api.settle(done?.position).await;
+                return api.shown_rule(rule).await;
+            }
+        }
+    }
+    Err(Problem::new("overloaded", "others change the rule again and again").retry_after(1))
 }
 
 async fn remove(

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY};
 use axum::response::{IntoResponse, Response};
+use beampipe_domain::id::requested;
 use beampipe_domain::silence::{Command, Created, Silence};
 use chrono::TimeDelta;
 use serde_json::Value;
@@ -77,13 +78,20 @@ async fn ask(State(api): State<Api>, Name(token): Name, params: Params) -> Resul
     params.finish()?;
     let alert = api.linked(&token).await?;
     let said = |field: &str| escaped(alert[field].as_str().unwrap_or_default());
+    let labels = matchers(&alert).into_iter().map(|one| format!("{}={}", one.name, one.value));
+    let labels = escaped(&labels.collect::<Vec<_>>().join(", "));
+    let then = if alert["state"] == "told" {
+        "What happens meanwhile is not told afterwards either; <code>beampipe alerts list --all</code> has it."
+    } else {
+        "It goes on firing, and is said when the time is over if it still does."
+    };
     let buttons: String = HOURS
         .iter()
         .map(|hours| format!("<button name=\"hours\" value=\"{hours}\">{hours} h</button>"))
         .collect();
     let body = format!(
-        "<p>{}</p><p>State: {}. Silencing tells nobody of this alert, and of others with its labels, for some time. \
-         It goes on firing, and is said when the time is over if it still does.</p>\
+        "<p>{}</p><p>State: {}. For some time nobody is told of this, nor of anything else with the labels \
+         <code>{labels}</code>. {then}</p>\
          <form method=\"post\"><p>Silence it for {buttons}</p></form>",
         said("summary"),
         said("state"),
@@ -106,12 +114,24 @@ async fn silence(State(api): State<Api>, Name(token): Name, body: String) -> Res
         ends_at: now + TimeDelta::hours(hours),
     };
     let context = Context::system(api.clock(), "silence-link/message");
-    let id = api.clock().id().to_string();
-    let done = api.handle.handle::<Silence>(&id, &context, Command::Create(set)).await?;
-    api.settle(done.position).await;
+    // Who presses twice means the same silence, as long as it lasts.
+    let mut id = requested("/silence", &token, &hours.to_string()).to_string();
+    let there = api.handle.load::<Silence>(&id).await?.state;
+    let mut until = set.ends_at;
+    if let Silence::Set(there) = &there
+        && there.ends_at > now
+    {
+        until = there.ends_at;
+    } else {
+        if there != Silence::Absent {
+            id = api.clock().id().to_string();
+        }
+        let done = api.handle.handle::<Silence>(&id, &context, Command::Create(set)).await?;
+        api.settle(done.position).await;
+    }
     let body = format!(
         "<p>Nobody is told of it until {} UTC. <code>beampipe alerts unsilence {id}</code> ends that earlier.</p>",
-        (now + TimeDelta::hours(hours)).format("%Y-%m-%d %H:%M")
+        until.format("%Y-%m-%d %H:%M")
     );
     Ok(page(&format!("{} is silenced", alert["rule_name"].as_str().unwrap_or_default()), &body))
 }

@@ -19,6 +19,9 @@ use super::problem::Problem;
 use super::route::{Access, Route};
 use super::sources::{goes_on, next_link, window};
 
+/// So far ahead a silence may begin, in days.
+const FARTHEST_DAYS: i64 = 366;
+
 pub fn routes() -> Vec<Route> {
     vec![
         Route::get("/silences", Access::Viewer, list),
@@ -172,11 +175,16 @@ async fn create(
     let ends_at = match (order.ends_at, order.duration_minutes) {
         (Some(ends_at), None) => ends_at,
         (None, Some(minutes)) => starts_at + TimeDelta::minutes(i64::from(minutes)),
-        _ => {
-            let hint = "one of ends_at and duration_minutes";
-            return Err(Problem::field("invalid-body", "ends_at", "says when the silence ends", hint));
+        (sent, _) => {
+            let what = if sent.is_some() { "and duration_minutes were both sent" } else { "is missing" };
+            let hint = "one of ends_at and duration_minutes: when the silence ends";
+            return Err(Problem::field("invalid-body", "ends_at", what, hint));
         }
     };
+    if starts_at > api.clock().now() + TimeDelta::days(FARTHEST_DAYS) {
+        let hint = format!("at most {FARTHEST_DAYS} days from now");
+        return Err(Problem::field("invalid-body", "starts_at", "is too far away", hint));
+    }
     if ends_at <= api.clock().now() {
         return Err(Problem::field("invalid-body", "ends_at", "is over", "a time to come"));
     }

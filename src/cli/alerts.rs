@@ -232,7 +232,14 @@ impl Verb {
                         "/silences".to_owned()
                     }
                 };
-                context.out.thing(&client.post(&path, &body).await?)?;
+                let silence = client.post(&path, &body).await?;
+                if context.out.json() {
+                    context.out.value(&silence)?;
+                } else {
+                    let mut one = Value::Array(vec![silence]);
+                    in_words(&mut one);
+                    context.out.list(&one, SILENCES)?;
+                }
             }
             Self::Silences => {
                 let mut silences = client.get("/silences", &[]).await?;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{Aggregate, INSTALLATION, Rejection};
@@ -36,9 +36,15 @@ pub struct Matcher {
     pub value: String,
 }
 
+/// The largest expression, compiled, in bytes: enough for a list of names, and nothing that takes long to compile.
+const EXPRESSION_BYTES: usize = 64 * 1024;
+
 impl Matcher {
     fn regex(&self) -> Result<Regex, regex::Error> {
-        Regex::new(&format!("^(?:{})$", self.value))
+        RegexBuilder::new(&format!("^(?:{})$", self.value))
+            .size_limit(EXPRESSION_BYTES)
+            .dfa_size_limit(EXPRESSION_BYTES)
+            .build()
     }
 
     /// What is wrong with it.
@@ -51,15 +57,37 @@ impl Matcher {
         error.map(|error| format!("{:?} is no regular expression: {error}", self.value))
     }
 
-    /// Whether a label of these fits. An expression that cannot be read fits nothing.
+    /// Whether a label of these fits. Whoever asks often compiles them once: [`Matchers`].
     pub fn fits(&self, labels: &BTreeMap<String, String>) -> bool {
-        let label = labels.get(&self.name).map_or("", String::as_str);
-        match self.op {
-            Op::Is => label == self.value,
-            Op::IsNot => label != self.value,
-            Op::Matches => self.regex().is_ok_and(|regex| regex.is_match(label)),
-            Op::MatchesNot => self.regex().is_ok_and(|regex| !regex.is_match(label)),
-        }
+        Matchers::of(std::slice::from_ref(self)).fit(labels)
+    }
+}
+
+/// Matchers whose expressions are compiled.
+#[derive(Clone, Debug, Default)]
+pub struct Matchers(Vec<(Matcher, Option<Regex>)>);
+
+impl Matchers {
+    pub fn of(matchers: &[Matcher]) -> Self {
+        let compiled = matchers.iter().map(|matcher| {
+            let is_regex = matches!(matcher.op, Op::Matches | Op::MatchesNot);
+            (matcher.clone(), if is_regex { matcher.regex().ok() } else { None })
+        });
+        Self(compiled.collect())
+    }
+
+    /// Whether all of them fit. An expression that cannot be read fits nothing, and so does nothing at all.
+    pub fn fit(&self, labels: &BTreeMap<String, String>) -> bool {
+        let fits = |(matcher, regex): &(Matcher, Option<Regex>)| {
+            let label = labels.get(&matcher.name).map_or("", String::as_str);
+            match matcher.op {
+                Op::Is => label == matcher.value,
+                Op::IsNot => label != matcher.value,
+                Op::Matches => regex.as_ref().is_some_and(|regex| regex.is_match(label)),
+                Op::MatchesNot => regex.as_ref().is_some_and(|regex| !regex.is_match(label)),
+            }
+        };
+        !self.0.is_empty() && self.0.iter().all(fits)
     }
 }
 
@@ -103,9 +131,7 @@ impl Silence {
     pub fn holds_back(&self, labels: &BTreeMap<String, String>, at: DateTime<Utc>) -> bool {
         match self {
             Self::Set(set) => {
-                (set.starts_at..set.ends_at).contains(&at)
-                    && !set.matchers.is_empty()
-                    && set.matchers.iter().all(|matcher| matcher.fits(labels))
+                (set.starts_at..set.ends_at).contains(&at) && Matchers::of(&set.matchers).fit(labels)
             }
             Self::Absent | Self::Expired(_) => false,
         }
@@ -126,10 +152,17 @@ fn check(set: &Created) -> Result<(), Rejection> {
     if set.matchers.is_empty() || set.matchers.len() > MOST_MATCHERS {
         return refuse(format!("a silence has 1 to {MOST_MATCHERS} matchers"));
     }
-    match set.matchers.iter().find_map(Matcher::fault) {
-        Some(fault) => refuse(fault),
-        None => Ok(()),
+    if let Some(fault) = set.matchers.iter().find_map(Matcher::fault) {
+        return refuse(fault);
     }
+    if Matchers::of(&set.matchers).fit(&BTreeMap::new()) {
+        return refuse(
+            "every matcher fits what has no such label, so this would silence everything; name a label that is there, \
+             such as severity=~\".+\""
+                .into(),
+        );
+    }
+    Ok(())
 }
 
 impl Aggregate for Silence {
@@ -245,5 +278,21 @@ mod tests {
         let over = given::<Silence>([Command::Create(silence(of_project(), 60))]);
         assert_eq!(over.decide(Command::Expire { at: at(60) }), Ok(vec![]), "it has ended by itself");
         assert_eq!(Silence::Absent.decide(expire()).unwrap_err().code, "silence-unknown");
+    }
+
+    #[test]
+    fn an_expression_that_takes_long_to_compile_and_what_would_silence_everything_are_refused() {
+        let refused = |matchers| Silence::Absent.decide(Command::Create(silence(matchers, 60))).unwrap_err();
+        let heavy = refused(vec![matcher("rule", Op::Matches, r"\pL{120}")]);
+        assert!(heavy.detail.contains("no regular expression"), "{heavy}");
+        for everything in [
+            matcher("projct_module", Op::IsNot, "wallaby"),
+            matcher("rule", Op::Matches, ".*"),
+            matcher("rule", Op::Is, ""),
+        ] {
+            assert!(refused(vec![everything]).detail.contains("silence everything"));
+        }
+        let some = vec![matcher("severity", Op::Matches, ".+"), matcher("team", Op::IsNot, "a")];
+        assert!(Silence::Absent.decide(Command::Create(silence(some, 60))).is_ok());
     }
 }

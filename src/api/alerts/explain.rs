@@ -71,7 +71,7 @@ impl Api {
             let causes = events.iter().map(|(id, _)| *id).collect();
             let events: Vec<Value> = events.into_iter().map(|(_, event)| event).collect();
             let held = events.iter().rev().find_map(|event| event["held_back"].as_object());
-            match (once, events.is_empty(), held) {
+            match (once && verdict != "no_channel", events.is_empty(), held) {
                 (true, true, _) => {
                     (verdict, why) =
                         ("waiting", format!("{why}; it is judged at the next point of the grid"));

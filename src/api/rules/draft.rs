@@ -21,6 +21,20 @@ const KNOWN: &str = "name, project_module, severity, trigger_kind, trigger_confi
                      quiet_hours, flapping, inhibits, labels, annotations, enabled";
 const MOST_CHANNELS: usize = 50;
 const MOST_LABELS: usize = 50;
+/// Labels that alerts have by themselves.
+const RESERVED: &[&str] = &[
+    "rule",
+    "severity",
+    "trigger",
+    "project_module",
+    "dependency",
+    "execution",
+    "status",
+    "failure_class",
+    "worker",
+    "job_kind",
+    "projection",
+];
 /// Every event of an alert has them, and an event is bounded.
 const MOST_TEXT: usize = 10_000;
 /// A month, in seconds: the longest span of a rule.
@@ -155,6 +169,11 @@ fn texts(fields: &mut Fields, field: &str, kept: BTreeMap<String, String>) -> BT
     };
     let good = texts.iter().all(|(name, text)| named(name) && text.chars().count() <= 2000);
     let size: usize = texts.values().map(String::len).sum();
+    let taken = texts.keys().find(|name| field == "labels" && RESERVED.contains(&name.as_str()));
+    if let Some(name) = taken {
+        let hint = format!("another name than {}", RESERVED.join(", "));
+        fields.refuse(&format!("labels.{name}"), "is what every alert has by itself", hint);
+    }
     if !good || texts.len() > MOST_LABELS || size > MOST_TEXT {
         let why = format!("cannot be used, or are more than {MOST_LABELS} or {MOST_TEXT} bytes");
         fields.refuse(field, why, hint);

@@ -11,24 +11,30 @@ use crate::cli::client::Client;
 use crate::cli::out::{remark, text};
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, args = ["execution", "rule"])]
 pub struct Explain {
+    #[command(flatten)]
+    about: About,
+    /// When: a time (RFC 3339), or a span before now (2h); now unless told otherwise.
+    #[arg(long, value_parser = moment)]
+    at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct About {
     /// Why was I (not) told of this execution?
     #[arg(long)]
     execution: Option<Uuid>,
     /// What does, or did, this rule see? By its name or UUID.
     #[arg(long)]
     rule: Option<String>,
-    /// When: a time (RFC 3339), or a span before now (2h); now unless told otherwise.
-    #[arg(long, value_parser = moment)]
-    at: Option<DateTime<Utc>>,
 }
 
 impl Explain {
     pub async fn run(self, context: &Context, client: &Client) -> anyhow::Result<()> {
         let mut query = vec![];
-        query.extend(self.execution.map(|id| ("execution", id.to_string())));
-        if let Some(named) = &self.rule {
+        query.extend(self.about.execution.map(|id| ("execution", id.to_string())));
+        if let Some(named) = &self.about.rule {
             // A rule that was removed is still explained by its UUID.
             let id = match named.parse::<Uuid>() {
                 Ok(id) => id.to_string(),

@@ -10,6 +10,7 @@ use super::Told;
 use super::groups::Owed;
 use crate::alert::Alert;
 use crate::rule::{Ending, Spec};
+use crate::silence::Matchers;
 use crate::{Event, dependency, job, project, rule, silence, worker};
 
 mod alerts;
@@ -21,7 +22,7 @@ pub use minutes::{Count, Minutes, WINDOW_MINUTES};
 pub use sources::Source;
 
 /// An alert rule as it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     pub version: u64,
     pub spec: Spec,
@@ -29,12 +30,22 @@ pub struct Rule {
     pub since: DateTime<Utc>,
     /// What happened before it was created is not its business.
     pub created_at: DateTime<Utc>,
+    /// What its alerts hold back, and the labels that have to be the same.
+    pub inhibits: Vec<(Matchers, Vec<String>)>,
+}
+
+impl Rule {
+    pub fn new(version: u64, spec: Spec, since: DateTime<Utc>, created_at: DateTime<Utc>) -> Self {
+        let inhibits = spec.inhibitions().into_iter().map(|one| (Matchers::of(&one.matchers), one.equal));
+        Self { version, since, created_at, inhibits: inhibits.collect(), spec }
+    }
 }
 
 /// A silence, until somebody ended it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Silence {
     pub set: silence::Created,
+    pub matchers: Matchers,
 }
 
 /// What is known of a project.
@@ -287,13 +298,14 @@ impl Facts {
             }
         };
         let created_at = self.rules.get(&id).map_or(told.occurred_at, |rule| rule.created_at);
-        self.rules.insert(id, Rule { version, spec: spec.clone(), since: told.occurred_at, created_at });
+        self.rules.insert(id, Rule::new(version, spec.clone(), told.occurred_at, created_at));
     }
 
     fn silence(&mut self, told: &Told, event: &silence::Event) {
         match event {
             silence::Event::Created(set) => {
-                self.silences.insert(told.stream.clone(), Silence { set: set.clone() });
+                let matchers = Matchers::of(&set.matchers);
+                self.silences.insert(told.stream.clone(), Silence { set: set.clone(), matchers });
             }
             silence::Event::Expired(_) => {
                 self.silences.remove(&told.stream);

@@ -33,6 +33,8 @@ pub struct Owed {
     pub summary: String,
     /// Since when the condition held.
     pub since: DateTime<Utc>,
+    /// When it began to fire.
+    pub fired_at: DateTime<Utc>,
     pub late: bool,
 }
 
@@ -81,6 +83,21 @@ fn due(
         Some(last) => wait.max(*last + span(spec.group_interval_seconds)),
         None => wait,
     }
+}
+
+/// What a message that is owed waits for at `at`, in words; `None`: it goes at this point.
+pub fn waits_for(facts: &Facts, owed: &Owed, at: DateTime<Utc>) -> Option<String> {
+    let spec = facts.rules.get(&owed.rule).map(|rule| &rule.spec)?;
+    let quiet = |at| spec.severity == Severity::Info && spec.quiet_hours.is_some_and(|hours| hours.hold(at));
+    if quiet(at) {
+        let over = (1..=1440).map(|minutes| at + TimeDelta::minutes(minutes)).find(|later| !quiet(*later));
+        let over = over.map(|over| format!(", until about {}", over.format("%Y-%m-%d %H:%M UTC")));
+        return Some(format!("the end of quiet hours{}", over.unwrap_or_default()));
+    }
+    let mine = |one: &&Owed| one.group == owed.group && one.channel == owed.channel;
+    let first = facts.owed.iter().find(mine).map_or(owed.at, |first| first.at);
+    let due = due(facts, Some(spec), &owed.group, owed.channel, first);
+    (due > at).then(|| format!("others of its group, until {}", due.format("%Y-%m-%d %H:%M:%S UTC")))
 }
 
 /// The messages that go at `at`, in a fixed order.

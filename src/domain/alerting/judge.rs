@@ -37,7 +37,7 @@ impl Round {
 pub fn judge(facts: &Facts, round: Round, at: DateTime<Utc>, late: bool, only: Option<Uuid>) -> Vec<Verdict> {
     let mut verdicts = vec![];
     for (id, rule) in &facts.rules {
-        let inhibits = !rule.spec.inhibitions().is_empty();
+        let inhibits = !rule.inhibits.is_empty();
         let judged = rule.spec.enabled && inhibits == (round == Round::Inhibiting);
         if !judged || only.is_some_and(|only| only != *id && !inhibits) {
             continue;
@@ -89,23 +89,17 @@ pub fn held_back(
 ) -> Option<HeldBack> {
     let silence = facts.silences.iter().find(|(_, silence)| {
         let set = &silence.set;
-        (set.starts_at..set.ends_at).contains(&at)
-            && !set.matchers.is_empty()
-            && set.matchers.iter().all(|matcher| matcher.fits(labels))
+        (set.starts_at..set.ends_at).contains(&at) && silence.matchers.fit(labels)
     });
     if let Some((id, _)) = silence {
         return Some(HeldBack { by: Holder::Silence, id: Some(id.clone()) });
     }
     for (name, alert) in facts.alerts.iter().filter(|(_, alert)| matches!(alert.phase, Phase::Firing(_))) {
         let source = alert.subject.rule_id;
-        let Some(spec) = facts.rules.get(&source).filter(|_| source != rule).map(|rule| &rule.spec) else {
-            continue;
-        };
-        let held = spec.inhibitions().iter().any(|inhibits| {
+        let Some(inhibiting) = facts.rules.get(&source).filter(|_| source != rule) else { continue };
+        let held = inhibiting.inhibits.iter().any(|(matchers, equal)| {
             let same = |name: &String| alert.subject.labels.get(name) == labels.get(name);
-            !inhibits.matchers.is_empty()
-                && inhibits.matchers.iter().all(|matcher| matcher.fits(labels))
-                && inhibits.equal.iter().all(same)
+            matchers.fit(labels) && equal.iter().all(same)
         });
         if held {
             return Some(HeldBack { by: Holder::Inhibition, id: Some(name.clone()) });

@@ -93,7 +93,7 @@ impl Simulation {
     pub fn try_out(&mut self, since: DateTime<Utc>) {
         if let Some((id, spec)) = &self.tried {
             let spec = Spec { enabled: true, ..spec.clone() };
-            let rule = Rule { version: 0, spec, since, created_at: since };
+            let rule = Rule::new(0, spec, since, since);
             self.timeline.facts.rules.insert(*id, rule);
         }
     }

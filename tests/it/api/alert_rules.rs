@@ -200,3 +200,24 @@ async fn every_setting_of_a_rule_is_kept_and_shown_and_what_cannot_be_meant_is_r
     let used = service.delete(&format!("/notification-channels/{}", channel.as_str().unwrap())).await;
     assert_eq!(used.status.as_u16(), 409, "a rule names it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_by_people_who_named_no_version_are_merged_one_after_the_other() {
+    let service = support::service().await;
+    let channel = channel(&service).await;
+    let draft = json!({"name": "r", "trigger_kind": "heartbeat", "channel_ids": [channel]});
+    let one = path(&service.post("/alert-rules", draft).await.is(201));
+    let of_channel = format!("/notification-channels/{}", channel.as_str().unwrap());
+    let changes = (1..=20).map(|n| {
+        let (service, one, of_channel) = (&service, &one, &of_channel);
+        async move {
+            let rule = service.patch(one, json!({"for_seconds": n})).await.status.as_u16();
+            (rule, service.patch(of_channel, json!({"name": format!("ops {n}")})).await.status.as_u16())
+        }
+    });
+    let done = futures::future::join_all(changes).await;
+    assert!(done.iter().all(|codes| *codes == (200, 200)), "{done:?}");
+    assert_eq!(service.get(&one).await.is(200)["version"], 21);
+    let taken = service.patch(&one, json!({"labels": {"rule": "mine"}})).await.is(422);
+    assert_eq!(taken["errors"][0]["field"], "labels.rule");
+}

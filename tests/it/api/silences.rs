@@ -20,9 +20,13 @@ async fn a_silence_is_set_listed_and_ended() {
     let created = service.post("/silences", silence(json!({}))).await.is(201);
     assert_eq!((&created["state"], &created["author"]), (&json!("active"), &json!("key:first")));
     assert_eq!(created["matchers"], json!([{"name": "project_module", "op": "=", "value": "wallaby"}]));
-    let later = json!({"starts_at": "2999-01-01T00:00:00Z"});
-    let pending = service.post("/silences", silence(later)).await.is(201);
-    assert_eq!((&pending["state"], &pending["ends_at"]), (&json!("pending"), &json!("2999-01-01T01:30:00Z")));
+    let starts_at = chrono::DateTime::from_timestamp(service.clock.now().timestamp() + 86_400, 0).unwrap();
+    let ends_at = starts_at + chrono::TimeDelta::minutes(90);
+    let pending = service.post("/silences", silence(json!({"starts_at": starts_at}))).await.is(201);
+    assert_eq!((&pending["state"], &pending["ends_at"]), (&json!("pending"), &json!(ends_at)));
+    let never =
+        service.post("/silences", silence(json!({"starts_at": "9999-12-31T23:59:59Z"}))).await.is(422);
+    assert_eq!(never["errors"][0]["field"], "starts_at");
     let one = format!("/silences/{}", created["uuid"].as_str().unwrap());
     assert_eq!(service.delete(&one).await.status.as_u16(), 204);
     assert_eq!(

@@ -115,6 +115,8 @@ async fn an_operator_installs_rules_is_told_once_over_a_kill_and_can_ask_why() {
     assert!(alerts(&service, &["list"]).out.contains("key:first"));
     let why = alerts(&service, &["explain", "--rule", "away"]);
     assert!(why.out.contains("told") && why.out.contains("attempt 1: 200"), "{why:?}");
+    let before = alerts(&service, &["explain", "--rule", "away", "--at", "1s"]);
+    assert!(before.status == 0 && before.out.contains("told"), "{before:?}");
     let tried = alerts(&service, &["backtest", "away", "--from", "15m", "-o", "json"]).json();
     assert_eq!((&tried["fired"], &tried["messages_total"]), (&json!(1), &json!(1)), "{tried}");
     assert_eq!(alerts(&service, &["silence", id, "--for", "30m", "--comment", "known"]).status, 0);

@@ -233,6 +233,8 @@ async fn it_is_explained_why_somebody_was_told_or_was_not() {
     let quiet = rule("quiet", json!({})).await;
     let backlog =
         rule("backlog", json!({"trigger_kind": "pending_backlog", "trigger_config": {"threshold": 1}})).await;
+    let mute = rule("mute", json!({"channel_ids": []})).await;
+    let waits = rule("waits", json!({"group_by": [], "group_wait_seconds": 3600})).await;
     let silence =
         json!({"matchers": [{"name": "rule", "value": "quiet"}], "comment": "x", "duration_minutes": 5});
     service.post("/silences", silence).await.is(201);
@@ -264,6 +266,10 @@ async fn it_is_explained_why_somebody_was_told_or_was_not() {
     );
     assert_eq!(of(&failures)["why"], "the rule does not tell of executions that are cancelled");
     assert_eq!(of(&off)["why"], "the rule was not enabled");
+    assert_eq!(of(&mute)["verdict"], "no_channel");
+    let waits = of(&waits);
+    assert_eq!(waits["verdict"], "waiting");
+    assert!(waits["why"].as_str().unwrap().contains("waits for others of its group, until"), "{waits}");
     let held = of(&quiet);
     assert_eq!(held["verdict"], "held_back", "{held}");
     assert!(held["why"].as_str().unwrap().ends_with("silence held it back"), "{held}");

@@ -43,6 +43,7 @@ impl Facts {
             E::Fired(e) => e.since,
             _ => fires_since.unwrap_or(at),
         };
+        let fired_at = alert.begun.back().copied().unwrap_or(at);
         for channel in channels {
             self.owed.push(Owed {
                 cause: told.id,
@@ -56,6 +57,7 @@ impl Facts {
                 subject: alert.subject.clone(),
                 summary: alert.summary.clone(),
                 since,
+                fired_at,
                 late: matches!(event, E::Fired(e) if e.late),
             });
         }
