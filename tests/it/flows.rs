@@ -16,6 +16,7 @@ mod drill;
 mod footprint;
 mod objects;
 mod operators;
+mod overtaken;
 mod postgres;
 mod receivers;
 mod recover;

@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// Sessions that the simulated backend has seen.
-    fn simulated_sessions(&self) -> BTreeSet<String> {
+    pub fn simulated_sessions(&self) -> BTreeSet<String> {
         let found = std::fs::read_dir(self.shared.path().join("simulated"));
         found.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
@@ -269,7 +269,7 @@ async fn a_worker_that_slept_right_after_its_announcement_submits_nothing_when_i
     survey(cluster.api(), "sleeper", "sim").await;
     let sleeper = cluster.join("worker").await;
     sleeper.stop().await;
-    sleeper.start_again(&[("BEAMPIPE_TEST_STOP_AT", "submission_started")]).await;
+    sleeper.start_again(&[("BEAMPIPE_TEST_STOP_AT", "session_asked_for")]).await;
     let pid = sleeper.pid();
     cluster.api().post("/sources", json!({"project_module": "sleeper", "source_identifier": GOOD[0]})).await;
     let begun = Instant::now();
