@@ -43,6 +43,8 @@ impl Cluster {
             settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         };
         std::fs::create_dir(cluster.shared.path().join("artifacts")).unwrap();
+        let key = beampipe::clock::Clock::system().random::<32>();
+        std::fs::write(cluster.shared.path().join("sealing.key"), hex::encode(key)).unwrap();
         for roles in roles {
             cluster.join(roles).await;
         }
@@ -71,6 +73,9 @@ impl Cluster {
             member.state_dir().join("artifacts"),
         )
         .unwrap();
+        // What one seals the others open.
+        std::fs::copy(self.shared.path().join("sealing.key"), member.state_dir().join("sealing.key"))
+            .unwrap();
         member.key = self.members.first().map(|first| first.key.clone()).unwrap_or_default();
         member.start_again(&[]).await;
         self.members.push(member);
@@ -79,6 +84,11 @@ impl Cluster {
 
     pub fn api(&self) -> &Service {
         &self.members[0]
+    }
+
+    /// Where the log is.
+    pub fn log(&self) -> &str {
+        &self.log
     }
 
     /// Sessions that the simulated backend has seen.
