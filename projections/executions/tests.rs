@@ -103,11 +103,12 @@ fn receipt() -> C {
         session_status_url: "u".into(),
         graph_status_url: "g".into(),
     };
-    C::RecordReceipt { receipt, settled_by: None }
+    C::RecordReceipt { session_id: id(901), receipt, settled_by: None }
 }
 
 fn observe(daliuge: &str, awaiting_scheduler: bool) -> C {
     C::Observe {
+        session_id: id(901),
         axes: Axes { daliuge_state: Some(daliuge.into()), awaiting_scheduler, ..Axes::default() },
         observation: Observation {
             source: "dim".into(),
@@ -186,7 +187,11 @@ fn a_wait_at_the_facility_reads_as_the_decider_has_it() {
     let mut history = History::default();
     let mut way = vec![created(1)];
     way.extend(staged());
-    way.extend([begin(1), receipt(), C::AwaitScheduler { reason: Some("Priority".into()) }]);
+    way.extend([
+        begin(1),
+        receipt(),
+        C::AwaitScheduler { session_id: id(901), reason: Some("Priority".into()) },
+    ]);
     let state = given(&mut history, 1, way);
     let State::Submitted { axes, .. } = state else { panic!("{state:?}") };
     let e = then(&history).0.get(id(1)).unwrap().unwrap();
@@ -229,14 +234,17 @@ fn a_lost_answer_is_a_reconciliation_risk_until_it_is_settled() {
     let mut history = History::default();
     let mut way = vec![created(1)];
     way.extend(staged());
-    way.extend([begin(1), C::LoseReceipt { step: "deploy".into(), reason: "reset".into() }]);
+    way.extend([
+        begin(1),
+        C::LoseReceipt { session_id: id(901), step: "deploy".into(), reason: "reset".into() },
+    ]);
     let mut state = given(&mut history, 1, way);
     let (executions, folded) = then(&history);
     assert_eq!(folded.gauges.executions.reconciliation_risk, 1);
     assert_eq!(executions.live(Live::Submission("uncertain"), 9).unwrap().len(), 1);
     assert_eq!(executions.sessions(id(1)).unwrap()[0].uncertain_step.as_deref(), Some("deploy"));
     let C::RecordReceipt { receipt, .. } = receipt() else { unreachable!() };
-    let settled = C::RecordReceipt { receipt, settled_by: Some("it was there".into()) };
+    let settled = C::RecordReceipt { session_id: id(901), receipt, settled_by: Some("it was there".into()) };
     assert!(history.decide(&stream(1), &mut state, settled));
     let (executions, folded) = then(&history);
     assert_eq!(folded.gauges.executions.reconciliation_risk, 0);
@@ -334,9 +342,14 @@ fn history(steps: Vec<(u128, usize)>) -> History {
             0..=4 => staged[step].clone(),
             5 => begin(attempt),
             6 => receipt(),
-            7 => C::LoseReceipt { step: "deploy".into(), reason: "x".into() },
-            8 => C::RecordRefusal { failure_class: "conflict".into(), error: "no".into(), evidence: None },
-            9 => C::AwaitScheduler { reason: Some("Priority".into()) },
+            7 => C::LoseReceipt { session_id: id(901), step: "deploy".into(), reason: "x".into() },
+            8 => C::RecordRefusal {
+                session_id: id(901),
+                failure_class: "conflict".into(),
+                error: "no".into(),
+                evidence: None,
+            },
+            9 => C::AwaitScheduler { session_id: id(901), reason: Some("Priority".into()) },
             10 => observe("running", false),
             11 => observe("deploying", true),
             12 => C::Complete(terminal("finished")),
@@ -347,7 +360,7 @@ fn history(steps: Vec<(u128, usize)>) -> History {
                 terminal: Some(terminal("failed")),
             },
             15 => C::RequestCancel { reason: None },
-            16 => C::ConfirmCancel { terminal: Some(terminal("cancelled")) },
+            16 => C::ConfirmCancel { session_id: id(901), terminal: Some(terminal("cancelled")) },
             17 => C::Retry { reason: "again".into() },
             _ => created(n),
         };

@@ -100,6 +100,7 @@ kinds! {
     "nothing-to-retry" 409 "there is nothing to retry",
     "not-acknowledged" 409 "the risk was not acknowledged",
     "abandonment-outdated" 409 "the submission is not as expected",
+    "not-this-session" 409 "it is about another session",
     "job-claimed" 409 "another worker has the job",
     "job-ended" 409 "the job has ended",
     "lease-lost" 409 "the lease was lost",

@@ -10,6 +10,7 @@
 //! - an execution is handed to a backend at most once per attempt, so nothing leads out of [`Execution::Uncertain`] but
 //!   evidence or a person's abandonment (`submission_is_never_repeated`);
 //! - the next attempt opens only after the one before has ended (`a_retry_needs_an_end`);
+//! - what is learned of one session is never taken for another's (`what_is_told_of_another_session_is_refused`);
 //! - what has ended stays as it ended until a retry (`an_end_is_final`).
 
 use chrono::{DateTime, Utc};
@@ -18,8 +19,10 @@ use uuid::Uuid;
 use crate::{Aggregate, Rejection};
 
 mod abandon;
+mod command;
 mod event;
 pub use abandon::Abandonment;
+pub use command::Command;
 pub use event::*;
 
 /// What an execution was created as, and what holds in every state.
@@ -101,62 +104,6 @@ words! {
     pub enum End { Completed = "completed", Failed = "failed", Cancelled = "cancelled", NotSubmitted = "not_submitted" }
 }
 
-#[derive(Clone, Debug)]
-pub enum Command {
-    Create(Box<Created>),
-    Execute {
-        job_id: Uuid,
-        do_stage: bool,
-        do_submit: bool,
-    },
-    /// A worker begins.
-    Begin {
-        phase: String,
-    },
-    RecordManifest(ManifestBuilt),
-    RecordGraph(GraphPrepared),
-    RecordTranslation(Translated),
-    BeginSubmission(SubmissionStarted),
-    RecordReceipt {
-        receipt: Receipt,
-        settled_by: Option<String>,
-    },
-    RecordRefusal {
-        failure_class: String,
-        error: String,
-        evidence: Option<String>,
-    },
-    LoseReceipt {
-        step: String,
-        reason: String,
-    },
-    Abandon(Abandonment),
-    AwaitScheduler {
-        reason: Option<String>,
-    },
-    Observe {
-        axes: Axes,
-        observation: Observation,
-    },
-    Complete(Terminal),
-    Fail {
-        failure_class: String,
-        error: String,
-        terminal: Option<Terminal>,
-    },
-    /// Staged as asked, and not to be submitted.
-    NotSubmit,
-    RequestCancel {
-        reason: Option<String>,
-    },
-    ConfirmCancel {
-        terminal: Option<Terminal>,
-    },
-    Retry {
-        reason: String,
-    },
-}
-
 impl Execution {
     pub fn facts(&self) -> Option<&Facts> {
         match self {
@@ -218,6 +165,13 @@ fn may_be_running() -> Rejection {
     )
 }
 
+fn not_this_session(told: Uuid, present: Uuid) -> Rejection {
+    Rejection::new(
+        "not-this-session",
+        format!("it is about session {told}; the execution's present one is {present}"),
+    )
+}
+
 fn not_now(what: &str, state: &Execution) -> Rejection {
     Rejection::new("not-now", format!("{what} does not fit submission state {}", state.submission_state()))
 }
@@ -229,6 +183,11 @@ impl Aggregate for Execution {
 
     fn decide(&self, command: Command) -> Result<Vec<Event>, Rejection> {
         use Command as C;
+        if let (Some(told), Some(present)) = (command.session(), self.submission())
+            && told != present.session_id
+        {
+            return Err(not_this_session(told, present.session_id));
+        }
         match (self, command) {
             (Self::Absent, C::Create(created)) => Ok(vec![Event::Created(created)]),
             (Self::Absent, _) => Err(unknown()),
@@ -280,6 +239,9 @@ impl Aggregate for Execution {
             }
 
             (Self::Preparing { facts, work }, C::BeginSubmission(e)) => {
+                if e.attempt != facts.attempt {
+                    return Err(not_now("announcing another attempt's session", self));
+                }
                 if facts.cancel_requested {
                     return Err(Rejection::new("cancel-requested", "its cancellation was asked for"));
                 }
@@ -302,11 +264,11 @@ impl Aggregate for Execution {
             (Self::Ended { end, .. }, C::BeginSubmission(_)) => Err(ended(*end)),
 
             (
-                Self::Submitting { facts, submission, .. } | Self::Uncertain { facts, submission, .. },
-                C::RecordReceipt { receipt, settled_by },
+                Self::Submitting { facts, .. } | Self::Uncertain { facts, .. },
+                C::RecordReceipt { session_id, receipt, settled_by },
             ) => Ok(vec![Event::SubmissionRecorded(SubmissionRecorded {
                 attempt: facts.attempt,
-                session_id: submission.session_id,
+                session_id,
                 receipt,
                 settled_by,
                 source_identifiers: facts.source_identifiers.clone(),
@@ -318,12 +280,12 @@ impl Aggregate for Execution {
             }
 
             (
-                Self::Submitting { facts, submission, .. } | Self::Uncertain { facts, submission, .. },
-                C::RecordRefusal { failure_class, error, evidence },
+                Self::Submitting { facts, .. } | Self::Uncertain { facts, .. },
+                C::RecordRefusal { session_id, failure_class, error, evidence },
             ) => Ok(vec![
                 Event::SubmissionRefused(SubmissionRefused {
                     attempt: facts.attempt,
-                    session_id: submission.session_id,
+                    session_id,
                     failure_class: failure_class.clone(),
                     error: error.clone(),
                     evidence,
@@ -339,10 +301,10 @@ impl Aggregate for Execution {
             (Self::Ended { end, .. }, C::RecordRefusal { .. }) => Err(ended(*end)),
             (_, C::RecordRefusal { .. }) => Err(not_now("recording a refusal", self)),
 
-            (Self::Submitting { facts, submission, .. }, C::LoseReceipt { step, reason }) => {
+            (Self::Submitting { facts, .. }, C::LoseReceipt { session_id, step, reason }) => {
                 Ok(vec![Event::SubmissionUncertain(SubmissionUncertain {
                     attempt: facts.attempt,
-                    session_id: submission.session_id,
+                    session_id,
                     step,
                     reason,
                 })])
@@ -361,12 +323,12 @@ impl Aggregate for Execution {
                 "only what was handed over, or may have been, and has not ended can be abandoned",
             )),
 
-            (Self::Submitted { axes, .. }, C::AwaitScheduler { reason }) => {
+            (Self::Submitted { axes, .. }, C::AwaitScheduler { reason, .. }) => {
                 unless(axes.awaiting_scheduler, Event::AwaitingScheduler(AwaitingScheduler { reason }))
             }
             (_, C::AwaitScheduler { .. }) => Err(not_now("waiting for a scheduler", self)),
 
-            (Self::Submitted { axes: known, .. }, C::Observe { axes, observation }) => {
+            (Self::Submitted { axes: known, .. }, C::Observe { axes, observation, .. }) => {
                 unless(*known == axes, Event::Observed(Observed { axes, observation }))
             }
             (Self::Ended { end, .. }, C::Observe { .. }) => Err(ended(*end)),
@@ -382,6 +344,10 @@ impl Aggregate for Execution {
 
             (Self::Submitting { .. } | Self::Uncertain { .. }, C::Fail { .. }) => Err(may_be_running()),
             (Self::Ended { end, .. }, C::Fail { .. }) => Err(ended(*end)),
+            // A session ended that no present attempt has announced.
+            (Self::Pending { .. } | Self::Preparing { .. }, C::Fail { terminal: Some(_), .. }) => {
+                Err(not_now("the end of a session", self))
+            }
             (
                 Self::Pending { facts } | Self::Preparing { facts, .. } | Self::Submitted { facts, .. },
                 C::Fail { failure_class, error, terminal },
@@ -419,7 +385,7 @@ impl Aggregate for Execution {
                 Self::Submitting { facts, .. }
                 | Self::Uncertain { facts, .. }
                 | Self::Submitted { facts, .. },
-                C::ConfirmCancel { terminal },
+                C::ConfirmCancel { terminal, .. },
             ) => Ok(vec![Event::Cancelled(cancelled(facts, terminal))]),
             (Self::Ended { end: End::Cancelled, .. }, C::ConfirmCancel { .. }) => Ok(vec![]),
             (Self::Ended { end, .. }, C::ConfirmCancel { .. }) => Err(ended(*end)),

@@ -279,7 +279,8 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
         return Ok(Over::Cluster(Box::new(over)));
     }
     let backend = shop.backend(&deployment).map_err(JobError::Fail)?;
-    let session = submission.session_id.to_string();
+    let session_id = submission.session_id;
+    let session = session_id.to_string();
     let clock = shop.clock.clone();
     let place = match &deployment {
         Deployment::RestRemote(remote) => remote.base_url(),
@@ -299,7 +300,7 @@ pub async fn hand_over(shop: &Shop, execution: Uuid, state: &Execution) -> Resul
     });
     let graph = physical_graph(shop, execution).await?;
     let turn = shop.turn(&place);
-    Ok(Over::Manager(HandOver { execution, session, backend, graph, receipt, turn }))
+    Ok(Over::Manager(HandOver { execution, session_id, session, backend, graph, receipt, turn }))
 }
 
 async fn to_cluster(
@@ -339,6 +340,7 @@ async fn to_cluster(
     let margin = TimeDelta::seconds(shop.settings.slurm_settle_seconds as i64);
     Ok(slurm::HandOver {
         execution,
+        session_id: submission.session_id,
         site: Site::of(remote).map_err(JobError::Fail)?,
         cluster,
         warnings,

@@ -12,13 +12,17 @@
 
 use std::sync::Arc;
 
-use beampipe_domain::execution::{Command, Execution, Receipt};
+use beampipe_domain::execution::Receipt;
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::Shop;
 
+mod book;
 pub mod slurm;
+
+use book::Book;
+pub use book::overtakes;
 
 use crate::backends::graph::PhysicalGraph;
 use crate::backends::{Backend, Created, Look, LookError, State, Step, SubmitError};
@@ -27,6 +31,8 @@ use crate::handle::{Context, HandleError};
 /// What is needed to hand over: the announced session, the physical graph, and where to.
 pub struct HandOver {
     pub execution: Uuid,
+    pub session_id: Uuid,
+    /// The session's name at the backend.
     pub session: String,
     pub backend: Arc<dyn Backend>,
     pub graph: Bytes,
@@ -44,6 +50,9 @@ pub enum HandedOver {
     Refused,
     /// A cancellation was asked for before anything ran: the execution has ended.
     Cancelled,
+    /// Somebody gave the session up, or settled it, meanwhile: nothing was recorded, and whatever attempt is there now is not
+    /// touched.
+    Overtaken,
     /// It is not known, or cannot be done now; to be settled later.
     Open { reason: String },
 }
@@ -101,12 +110,12 @@ async fn go_on(
     first: Next,
 ) -> Result<HandedOver, HandleError> {
     let settling = matches!(first, Next::Look);
-    let id = over.execution.to_string();
+    let book = Book { shop, context, execution: over.execution.to_string(), session_id: over.session_id };
     let physical = match PhysicalGraph::parse(&over.graph) {
         Ok(physical) => physical,
         Err(error) => {
             let error = format!("the physical graph cannot be read: {error}");
-            return refuse(shop, context, &id, "internal", error, None).await;
+            return book.refuse("internal", error, None).await;
         }
     };
     let _turn = over.turn.lock().await;
@@ -114,18 +123,21 @@ async fn go_on(
     // A hand-over has three steps with a look after each at most; more turns than this mean that two are at it.
     for _ in 0..12 {
         next = match next {
-            Next::Create | Next::Append | Next::Deploy if cancel_requested(shop, &id).await? => {
-                // Nothing was deployed: the name is ours or nobody's, and without a deployment nothing runs under it.
-                shop.handle
-                    .handle::<Execution>(&id, context, Command::ConfirmCancel { terminal: None })
-                    .await?;
-                return Ok(HandedOver::Cancelled);
+            Next::Create | Next::Append | Next::Deploy | Next::Forget if book.is_overtaken().await? => {
+                return Ok(HandedOver::Overtaken);
             }
-            Next::Create => match over.backend.create(&over.session).await {
-                Ok(Created::New) => passed("session_created", Next::Append),
-                Ok(Created::Existed) => Next::Look,
-                Err(error) => after(error),
-            },
+            Next::Create | Next::Append | Next::Deploy if book.cancel_requested().await? => {
+                // Nothing was deployed: the name is ours or nobody's, and without a deployment nothing runs under it.
+                return book.cancelled().await;
+            }
+            Next::Create => {
+                crate::fault::point("session_asked_for");
+                match over.backend.create(&over.session).await {
+                    Ok(Created::New) => passed("session_created", Next::Append),
+                    Ok(Created::Existed) => Next::Look,
+                    Err(error) => after(error),
+                }
+            }
             Next::Append => match over.backend.append(&over.session, over.graph.clone()).await {
                 Ok(()) => passed("graph_appended", Next::Deploy),
                 // Another hand-over under this name may have appended first.
@@ -149,20 +161,10 @@ async fn go_on(
                 let found = seen.map(|state| format!("the session was found {state}"));
                 let settled_by = found
                     .or_else(|| settling.then(|| "the hand-over was finished under its name".to_owned()));
-                let command = Command::RecordReceipt { receipt: (over.receipt)(), settled_by };
-                shop.handle.handle::<Execution>(&id, context, command).await?;
-                return Ok(HandedOver::Recorded);
+                return book.receipt((over.receipt)(), settled_by).await;
             }
-            Next::Refuse { class, error, evidence } => {
-                return refuse(shop, context, &id, class, error, evidence).await;
-            }
-            Next::Open { step, reason, lost } => {
-                if lost {
-                    let command = Command::LoseReceipt { step: step.to_string(), reason: reason.clone() };
-                    shop.handle.handle::<Execution>(&id, context, command).await?;
-                }
-                return Ok(HandedOver::Open { reason });
-            }
+            Next::Refuse { class, error, evidence } => return book.refuse(class, error, evidence).await,
+            Next::Open { step, reason, lost } => return book.open(&step.to_string(), reason, lost).await,
         };
     }
     Ok(HandedOver::Open { reason: "another worker seems to hand the same session over".into() })
@@ -172,24 +174,6 @@ async fn go_on(
 fn passed(place: &str, next: Next) -> Next {
     crate::fault::point(place);
     next
-}
-
-async fn cancel_requested(shop: &Shop, id: &str) -> Result<bool, HandleError> {
-    let loaded = shop.handle.load::<Execution>(id).await?;
-    Ok(loaded.state.facts().is_some_and(|facts| facts.cancel_requested))
-}
-
-async fn refuse(
-    shop: &Shop,
-    context: &Context,
-    id: &str,
-    class: &str,
-    error: String,
-    evidence: Option<String>,
-) -> Result<HandedOver, HandleError> {
-    let command = Command::RecordRefusal { failure_class: class.to_owned(), error, evidence };
-    shop.handle.handle::<Execution>(id, context, command).await?;
-    Ok(HandedOver::Refused)
 }
 
 fn after(error: SubmitError) -> Next {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 pub mod alerting;
+mod alerts_cluster;
 mod alerts_story;
 mod backtest;
 mod bootstrap;
@@ -16,6 +17,7 @@ mod drill;
 mod footprint;
 mod objects;
 mod operators;
+mod overtaken;
 mod postgres;
 mod receivers;
 mod recover;

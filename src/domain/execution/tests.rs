@@ -22,23 +22,41 @@ fn translate() -> Command {
     Command::RecordTranslation(Translated { physical_graph_sha256: "p".into(), ..Translated::default() })
 }
 
-fn submit() -> Command {
+/// The session of an attempt; the first one's is 9.
+fn session(attempt: u32) -> Uuid {
+    Uuid::from_u128(8 + u128::from(attempt))
+}
+
+fn submit_as(attempt: u32) -> Command {
     Command::BeginSubmission(SubmissionStarted {
-        attempt: 1,
-        session_id: Uuid::from_u128(9),
+        attempt,
+        session_id: session(attempt),
         ..SubmissionStarted::default()
     })
 }
 
+fn submit() -> Command {
+    submit_as(1)
+}
+
 fn receipt() -> Command {
+    receipt_of(1)
+}
+
+fn receipt_of(attempt: u32) -> Command {
     Command::RecordReceipt {
+        session_id: session(attempt),
         receipt: Receipt::Simulated { deployed_at: DateTime::UNIX_EPOCH },
         settled_by: None,
     }
 }
 
 fn lose() -> Command {
-    Command::LoseReceipt { step: "create".into(), reason: "timeout".into() }
+    lose_of(1)
+}
+
+fn lose_of(attempt: u32) -> Command {
+    Command::LoseReceipt { session_id: session(attempt), step: "create".into(), reason: "timeout".into() }
 }
 
 fn fail() -> Command {
@@ -46,7 +64,29 @@ fn fail() -> Command {
 }
 
 fn refuse() -> Command {
-    Command::RecordRefusal { failure_class: "conflict".into(), error: "x".into(), evidence: None }
+    refuse_of(1)
+}
+
+fn refuse_of(attempt: u32) -> Command {
+    let session_id = session(attempt);
+    Command::RecordRefusal { session_id, failure_class: "conflict".into(), error: "x".into(), evidence: None }
+}
+
+/// What the last look at an attempt's session saw.
+fn seen_of(attempt: u32) -> Terminal {
+    Terminal { session_id: session(attempt), ..Terminal::default() }
+}
+
+fn observe_of(attempt: u32, axes: Axes) -> Command {
+    Command::Observe { session_id: session(attempt), axes, observation: Observation::default() }
+}
+
+fn cancelled_of(attempt: u32) -> Command {
+    Command::ConfirmCancel { session_id: session(attempt), terminal: None }
+}
+
+fn failed_of(attempt: u32) -> Command {
+    Command::Fail { failure_class: "timeout".into(), error: "x".into(), terminal: Some(seen_of(attempt)) }
 }
 
 fn retry() -> Command {
@@ -58,12 +98,16 @@ fn cancel() -> Command {
 }
 
 fn abandon() -> Command {
+    abandon_of(1)
+}
+
+fn abandon_of(attempt: u32) -> Command {
     Command::Abandon(Abandonment {
         reason: "gone".into(),
         evidence: Some("squeue and sacct know no such name".into()),
         acknowledged: true,
         expected_submission_state: "uncertain".into(),
-        expected_session_id: Some(Uuid::from_u128(9)),
+        expected_session_id: Some(session(attempt)),
         expected_deadline_at: None,
     })
 }
@@ -99,6 +143,48 @@ fn a_lost_answer_is_settled_by_evidence() {
 }
 
 #[test]
+fn what_is_told_of_another_session_is_refused() {
+    let again = [abandon(), retry(), execute(true), translate(), submit_as(2)];
+    let way = || [create(), execute(true), translate(), submit(), lose()].into_iter().chain(again.clone());
+    let old = [
+        receipt(),
+        refuse(),
+        lose(),
+        cancelled_of(1),
+        failed_of(1),
+        Command::Complete(seen_of(1)),
+        observe_of(1, Axes::default()),
+    ];
+    let lost = given::<Execution>(way().chain([lose_of(2)]));
+    let recorded = given::<Execution>(way().chain([receipt_of(2)]));
+    for state in [given::<Execution>(way()), lost.clone(), recorded.clone()] {
+        for command in &old {
+            assert_eq!(code(&state, command.clone()), "not-this-session", "{command:?} on {state:?}");
+        }
+    }
+    assert!(matches!(
+        &lost.decide(receipt_of(2)).unwrap()[..],
+        [Event::SubmissionRecorded(e)] if (e.attempt, e.session_id) == (2, session(2))
+    ));
+    assert_eq!(recorded.decide(receipt_of(2)), Ok(vec![]), "what is known is no news");
+}
+
+#[test]
+fn a_session_that_was_given_up_does_not_end_the_attempt_that_is_prepared() {
+    let way = [create(), execute(true), translate(), submit(), lose(), abandon(), retry(), execute(true)];
+    let preparing = given::<Execution>(way.into_iter().chain([translate()]));
+    for command in [receipt(), refuse(), lose(), cancelled_of(1), failed_of(1), Command::Complete(seen_of(1))]
+    {
+        assert_eq!(code(&preparing, command.clone()), "not-now", "{command:?}");
+    }
+    assert_eq!(
+        code(&preparing, submit()),
+        "not-now",
+        "the session of the first attempt is not announced again"
+    );
+}
+
+#[test]
 fn an_abandonment_names_what_it_believes() {
     let uncertain = given::<Execution>([create(), execute(true), translate(), submit(), lose()]);
     let Command::Abandon(word) = abandon() else { unreachable!() };
@@ -111,11 +197,12 @@ fn an_abandonment_names_what_it_believes() {
 #[test]
 fn what_waits_at_the_facility_is_pending_there() {
     let way = [create(), execute(true), translate(), submit(), receipt()];
-    let waits = given::<Execution>(way.into_iter().chain([Command::AwaitScheduler { reason: None }]));
+    let waits = given::<Execution>(
+        way.into_iter().chain([Command::AwaitScheduler { session_id: session(1), reason: None }]),
+    );
     let Execution::Submitted { axes: known, .. } = &waits else { panic!("{waits:?}") };
     assert_eq!((known.scheduler_state.as_deref(), known.awaiting_scheduler), (Some("pending"), true));
-    let seen =
-        |axes: Axes| waits.decide(Command::Observe { axes, observation: Observation::default() }).unwrap();
+    let seen = |axes: Axes| waits.decide(observe_of(1, axes)).unwrap();
     assert_eq!(seen(known.clone()), vec![], "that it still waits is no news");
     let running = Axes { scheduler_state: Some("running".into()), ..Axes::default() };
     assert!(matches!(seen(running)[..], [Event::Observed(_)]));
@@ -138,7 +225,7 @@ fn an_end_is_final() {
         translate(),
         submit(),
         receipt(),
-        Command::Complete(Terminal::default()),
+        Command::Complete(seen_of(1)),
     ]);
     assert_eq!(code(&done, fail()), "execution-ended");
     assert_eq!(code(&done, cancel()), "execution-ended");
@@ -157,10 +244,7 @@ fn a_cancel_while_submitted_waits_for_the_backend() {
     let asked = given::<Execution>([create(), execute(true), translate(), submit(), receipt(), cancel()]);
     assert!(matches!(asked, Execution::Submitted { .. }));
     assert_eq!(asked.decide(cancel()), Ok(vec![]));
-    assert!(matches!(
-        asked.decide(Command::ConfirmCancel { terminal: None }).unwrap()[..],
-        [Event::Cancelled(_)]
-    ));
+    assert!(matches!(asked.decide(cancelled_of(1)).unwrap()[..], [Event::Cancelled(_)]));
 }
 
 #[test]
@@ -180,7 +264,7 @@ fn what_is_not_to_be_submitted_ends_as_not_submitted() {
 #[test]
 fn the_same_state_seen_again_is_not_an_event() {
     let running = Axes { daliuge_state: Some("running".into()), ..Axes::default() };
-    let see = |axes: &Axes| Command::Observe { axes: axes.clone(), observation: Observation::default() };
+    let see = |axes: &Axes| observe_of(1, axes.clone());
     let state =
         given::<Execution>([create(), execute(true), translate(), submit(), receipt(), see(&running)]);
     assert_eq!(state.decide(see(&running)), Ok(vec![]));
@@ -197,27 +281,76 @@ fn sources_are_told_of_creation_submission_and_end() {
     assert!(state.tags("x", &failed).contains(&"project:wallaby".to_owned()));
 }
 
+/// Any command, also one about a session that another attempt had or will have.
 fn any_command() -> impl Strategy<Value = Command> {
+    let attempt = || 1..4_u32;
     prop_oneof![
         Just(create()),
         any::<bool>().prop_map(execute),
         Just(Command::Begin { phase: "submit".into() }),
         Just(translate()),
-        Just(submit()),
-        Just(receipt()),
-        Just(refuse()),
-        Just(lose()),
-        Just(abandon()),
-        Just(Command::Complete(Terminal::default())),
+        attempt().prop_map(submit_as),
+        attempt().prop_map(receipt_of),
+        attempt().prop_map(refuse_of),
+        attempt().prop_map(lose_of),
+        attempt().prop_map(abandon_of),
+        attempt().prop_map(|attempt| Command::Complete(seen_of(attempt))),
         Just(fail()),
+        attempt().prop_map(failed_of),
         Just(Command::NotSubmit),
         Just(cancel()),
-        Just(Command::ConfirmCancel { terminal: None }),
+        attempt().prop_map(cancelled_of),
+        attempt().prop_map(|attempt| observe_of(attempt, Axes::default())),
         Just(retry()),
     ]
 }
 
+/// The session that an event speaks of.
+fn told_of(event: &Event) -> Option<Uuid> {
+    match event {
+        Event::SubmissionRecorded(e) => Some(e.session_id),
+        Event::SubmissionRefused(e) => Some(e.session_id),
+        Event::SubmissionUncertain(e) => Some(e.session_id),
+        Event::SubmissionAbandoned(e) => Some(e.session_id),
+        Event::Completed(e) => Some(e.terminal.session_id),
+        Event::Failed(e) => e.terminal.as_ref().map(|terminal| terminal.session_id),
+        Event::Cancelled(e) => e.terminal.as_ref().map(|terminal| terminal.session_id),
+        _ => None,
+    }
+}
+
+/// Commands that bring a fresh execution to the announcement of its first session, then any.
+fn from_the_announcement() -> impl Strategy<Value = Vec<Command>> {
+    prop::collection::vec(any_command(), 0..60).prop_map(|commands| {
+        [create(), execute(true), translate(), submit()].into_iter().chain(commands).collect()
+    })
+}
+
 proptest! {
+    #[test]
+    fn no_sequence_of_commands_records_anything_of_a_session_that_is_not_the_announced_one(commands in from_the_announcement()) {
+        let (mut state, mut announced) = (Execution::default(), None);
+        for command in commands {
+            let Ok(events) = state.decide(command) else { continue };
+            for event in events {
+                match &event {
+                    Event::SubmissionStarted(e) => {
+                        prop_assert_eq!(Some(e.attempt), state.facts().map(|facts| facts.attempt));
+                        announced = Some(e.session_id);
+                    }
+                    // The next attempt has announced nothing yet.
+                    Event::RetryRequested(_) => announced = None,
+                    event => {
+                        if let Some(told) = told_of(event) {
+                            prop_assert_eq!(Some(told), announced, "{:?}", event);
+                        }
+                    }
+                }
+                state = state.evolve(&event);
+            }
+        }
+    }
+
     #[test]
     fn no_sequence_of_commands_hands_an_attempt_over_twice(commands in prop::collection::vec(any_command(), 0..60)) {
         let mut state = Execution::default();

@@ -138,6 +138,11 @@ async fn told(
         HandedOver::Recorded => watched(shop, job, execution, "submitted").await,
         HandedOver::Refused => Ok(Some(json!({"status": "failed"}))),
         HandedOver::Cancelled => Ok(Some(json!({"status": "cancelled"}))),
+        // What a backend has is watched. A session that is still being handed over is its own worker's, or taken over from that.
+        HandedOver::Overtaken => match shop.handle.load::<Execution>(&execution.to_string()).await?.state {
+            Execution::Submitted { .. } => watched(shop, job, execution, "settled meanwhile").await,
+            _ => Ok(Some(json!({"status": "ended meanwhile"}))),
+        },
         HandedOver::Open { reason } => {
             tracing::warn!(%execution, reason, "a hand-over is open; the watch settles it");
             watched(shop, job, execution, "to be settled").await

@@ -21,7 +21,7 @@ use super::Claimed;
 use crate::backends::{Backend, Look, State, evidence};
 use crate::handle::{HandleError, stream_name};
 use crate::work::stage;
-use crate::work::submit::{HandedOver, settle};
+use crate::work::submit::{HandedOver, overtakes, settle};
 use crate::work::{JobError, Poll, Shop};
 
 /// The longest pause between looks while the backend cannot be reached.
@@ -136,7 +136,9 @@ impl Watch<'_> {
         let over = stage::hand_over(self.shop, self.execution, state).await?;
         Ok(match settle(self.shop, &self.job.context, &over).await? {
             HandedOver::Open { reason } => Some(reason),
-            HandedOver::Recorded | HandedOver::Refused | HandedOver::Cancelled => None,
+            HandedOver::Recorded | HandedOver::Refused | HandedOver::Cancelled | HandedOver::Overtaken => {
+                None
+            }
         })
     }
 
@@ -157,7 +159,15 @@ impl Watch<'_> {
         }
         let (state, raw) = match self.backend.look(&session).await {
             Err(error) => {
-                self.observe(axes, "unreachable", "unknown", None, Some(error.to_string())).await?;
+                self.observe(
+                    submission.session_id,
+                    axes,
+                    "unreachable",
+                    "unknown",
+                    None,
+                    Some(error.to_string()),
+                )
+                .await?;
                 return Ok(Some(error.to_string()));
             }
             Ok(Look::Absent) => {
@@ -184,7 +194,8 @@ impl Watch<'_> {
                 let error =
                     (!cancel).then(|| "the session was cancelled at the backend, not by us".to_owned());
                 let terminal = self.terminal(submission, state.as_str(), error);
-                self.end(Command::ConfirmCancel { terminal: Some(terminal) }).await?;
+                let session_id = submission.session_id;
+                self.end(Command::ConfirmCancel { session_id, terminal: Some(terminal) }).await?;
             }
             running => {
                 let scheduler = match running {
@@ -193,7 +204,8 @@ impl Watch<'_> {
                     _ => "unknown",
                 };
                 let daliuge = if let State::Other(_) = running { "unknown" } else { running.as_str() };
-                self.observe(axes, daliuge, scheduler, Some(raw.to_string()), None).await?;
+                self.observe(submission.session_id, axes, daliuge, scheduler, Some(raw.to_string()), None)
+                    .await?;
             }
         }
         Ok(None)
@@ -201,6 +213,7 @@ impl Watch<'_> {
 
     async fn observe(
         &mut self,
+        session_id: Uuid,
         known: &Axes,
         daliuge: &str,
         scheduler: &str,
@@ -225,7 +238,7 @@ impl Watch<'_> {
             job: None,
         };
         self.same_state = 1;
-        self.end(Command::Observe { axes, observation }).await
+        self.end(Command::Observe { session_id, axes, observation }).await
     }
 
     async fn failed(&self, submission: &Submission, session: &str) -> Result<(), JobError> {
@@ -295,11 +308,11 @@ impl Watch<'_> {
         stage::physical_graph(self.shop, self.execution).await
     }
 
-    /// Records what was seen; that somebody else recorded an end first is fine.
+    /// Records what was seen; that somebody else recorded an end first, or gave the session up, is fine.
     async fn end(&self, command: Command) -> Result<(), JobError> {
         match self.shop.handle.handle::<Execution>(&self.key, &self.job.context, command).await {
             Ok(_) => Ok(()),
-            Err(HandleError::Rejected(rejection)) if rejection.code == "execution-ended" => Ok(()),
+            Err(HandleError::Rejected(rejection)) if overtakes(rejection.code) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

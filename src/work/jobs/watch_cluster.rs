@@ -318,12 +318,13 @@ impl Watch<'_> {
         let known = &one.axes;
         let awaits = word == "pending";
         let command = if awaits && known.scheduler_state.is_none() {
-            Command::AwaitScheduler { reason: sentence }
+            Command::AwaitScheduler { session_id: one.session, reason: sentence }
         } else {
             // What the graph does inside the job is only known at its end.
             let daliuge_state =
                 if word == "running" { Some("unknown".to_owned()) } else { known.daliuge_state.clone() };
             Command::Observe {
+                session_id: one.session,
                 axes: Axes {
                     scheduler_state: Some(word.to_owned()),
                     awaiting_scheduler: awaits,

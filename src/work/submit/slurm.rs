@@ -8,12 +8,13 @@
 
 use std::sync::Arc;
 
-use beampipe_domain::execution::{Command, Execution, Receipt};
+use beampipe_domain::execution::Receipt;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{HandedOver, cancel_requested, refuse};
+use super::HandedOver;
+use super::book::Book;
 use crate::backends::slurm::cluster::{Accepted, Cluster, Submission, Submitted, Taken, Upload};
 use crate::backends::slurm::poll::{self, Poll};
 use crate::backends::slurm::{PollError, sacct, sbatch, squeue};
@@ -29,7 +30,8 @@ const CLOCKS_DIFFER: TimeDelta = TimeDelta::hours(1);
 /// What is needed to hand over.
 pub struct HandOver {
     pub execution: Uuid,
-    /// The session's id: the name of the job.
+    pub session_id: Uuid,
+    /// The session's id as a word: the name of the job.
     pub session: String,
     pub site: Site,
     pub cluster: Cluster,
@@ -92,18 +94,15 @@ async fn go_on(
     from: Next,
     first: bool,
 ) -> Result<HandedOver, HandleError> {
-    let id = over.execution.to_string();
+    let book = Book { shop, context, execution: over.execution.to_string(), session_id: over.session_id };
     let _turn = over.turn.lock().await;
     let mut next = from;
     for _ in 0..8 {
         next = match next {
-            Next::Prepare if cancel_requested(shop, &id).await? => {
+            Next::Prepare if book.is_overtaken().await? => return Ok(HandedOver::Overtaken),
+            Next::Prepare if book.cancel_requested().await? => {
                 match over.cluster.take(&over.directory).await {
-                    Ok(Taken::Ours) => {
-                        let command = Command::ConfirmCancel { terminal: None };
-                        shop.handle.handle::<Execution>(&id, context, command).await?;
-                        return Ok(HandedOver::Cancelled);
-                    }
+                    Ok(Taken::Ours) => return book.cancelled().await,
                     Ok(Taken::Already) => Next::Look,
                     Err(error) => open("cancel", &error),
                 }
@@ -125,20 +124,10 @@ async fn go_on(
                     cluster: accepted.cluster,
                     warnings: over.warnings.clone(),
                 };
-                let command = Command::RecordReceipt { receipt, settled_by };
-                shop.handle.handle::<Execution>(&id, context, command).await?;
-                return Ok(HandedOver::Recorded);
+                return book.receipt(receipt, settled_by).await;
             }
-            Next::Refuse { class, error, evidence } => {
-                return refuse(shop, context, &id, class, error, evidence).await;
-            }
-            Next::Open { step, reason, lost } => {
-                if lost {
-                    let command = Command::LoseReceipt { step: step.to_owned(), reason: reason.clone() };
-                    shop.handle.handle::<Execution>(&id, context, command).await?;
-                }
-                return Ok(HandedOver::Open { reason });
-            }
+            Next::Refuse { class, error, evidence } => return book.refuse(class, error, evidence).await,
+            Next::Open { step, reason, lost } => return book.open(step, reason, lost).await,
         };
     }
     Ok(HandedOver::Open { reason: "another worker seems to hand the same session over".into() })

@@ -149,15 +149,23 @@ async fn an_execution_shows_every_field_of_the_contract_from_its_creation_to_its
     assert!(waiting["why"]["text"].as_str().unwrap().contains("worker"), "{}", waiting["why"]);
 
     let session = submit(&service, execution).await;
-    command(&service, execution, Command::LoseReceipt { step: "deploy".into(), reason: "timed out".into() })
-        .await;
+    command(
+        &service,
+        execution,
+        Command::LoseReceipt { session_id: session, step: "deploy".into(), reason: "timed out".into() },
+    )
+    .await;
     let uncertain = service.get(&one).await.is(200);
     assert_eq!(uncertain["submission_state"], "uncertain");
     let why = uncertain["why"]["text"].as_str().unwrap();
     assert!(why.contains(&session.to_string()) && why.contains("timed out"), "{why}");
     service.post(&format!("{one}/retry"), json!({"reason": "again"})).await.is(409);
 
-    let settled = Command::RecordReceipt { receipt: receipt(&service), settled_by: Some("found".into()) };
+    let settled = Command::RecordReceipt {
+        session_id: session,
+        receipt: receipt(&service),
+        settled_by: Some("found".into()),
+    };
     command(&service, execution, settled).await;
     let observed_at = service.clock.now();
     let axes = Axes { daliuge_state: Some("running".into()), ..Axes::default() };
@@ -167,7 +175,7 @@ async fn an_execution_shows_every_field_of_the_contract_from_its_creation_to_its
         raw_state: Some("RUNNING".into()),
         ..Observation::default()
     };
-    command(&service, execution, Command::Observe { axes, observation }).await;
+    command(&service, execution, Command::Observe { session_id: session, axes, observation }).await;
     let running = service.get(&one).await.is(200);
     let dim = &running["beampipe_run_record"]["dim"];
     assert_eq!(dim["session_id"], session.to_string());
@@ -230,8 +238,12 @@ async fn a_lost_hand_over_is_abandoned_by_someone_who_looked_and_then_tried_agai
     let one = format!("/executions/{execution}");
     service.post(&format!("{one}/execute"), json!({})).await.is(202);
     let session = submit(&service, execution).await;
-    command(&service, execution, Command::LoseReceipt { step: "deploy".into(), reason: "reset".into() })
-        .await;
+    command(
+        &service,
+        execution,
+        Command::LoseReceipt { session_id: session, step: "deploy".into(), reason: "reset".into() },
+    )
+    .await;
     let mut word = json!({
         "reason": "the facility was rebuilt",
         "acknowledge_external_job_may_exist": true,

@@ -43,6 +43,8 @@ impl Cluster {
             settings: settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
         };
         std::fs::create_dir(cluster.shared.path().join("artifacts")).unwrap();
+        let key = beampipe::clock::Clock::system().random::<32>();
+        std::fs::write(cluster.shared.path().join("sealing.key"), hex::encode(key)).unwrap();
         for roles in roles {
             cluster.join(roles).await;
         }
@@ -71,6 +73,9 @@ impl Cluster {
             member.state_dir().join("artifacts"),
         )
         .unwrap();
+        // What one seals the others open.
+        std::fs::copy(self.shared.path().join("sealing.key"), member.state_dir().join("sealing.key"))
+            .unwrap();
         member.key = self.members.first().map(|first| first.key.clone()).unwrap_or_default();
         member.start_again(&[]).await;
         self.members.push(member);
@@ -81,8 +86,13 @@ impl Cluster {
         &self.members[0]
     }
 
+    /// Where the log is.
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+
     /// Sessions that the simulated backend has seen.
-    fn simulated_sessions(&self) -> BTreeSet<String> {
+    pub fn simulated_sessions(&self) -> BTreeSet<String> {
         let found = std::fs::read_dir(self.shared.path().join("simulated"));
         found.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
@@ -269,7 +279,7 @@ async fn a_worker_that_slept_right_after_its_announcement_submits_nothing_when_i
     survey(cluster.api(), "sleeper", "sim").await;
     let sleeper = cluster.join("worker").await;
     sleeper.stop().await;
-    sleeper.start_again(&[("BEAMPIPE_TEST_STOP_AT", "submission_started")]).await;
+    sleeper.start_again(&[("BEAMPIPE_TEST_STOP_AT", "session_asked_for")]).await;
     let pid = sleeper.pid();
     cluster.api().post("/sources", json!({"project_module": "sleeper", "source_identifier": GOOD[0]})).await;
     let begun = Instant::now();

@@ -265,6 +265,12 @@ impl Service {
         self.get(&format!("{path}?limit=1000&order=asc")).await.as_array().unwrap().clone()
     }
 
+    /// The events of a type, in their order.
+    pub async fn events_of(&self, kind: &str) -> Vec<Value> {
+        let page = self.get(&format!("/events?type={kind}&limit=5000&order=asc")).await;
+        page.as_array().unwrap().clone()
+    }
+
     /// Whether the hash chains of the log hold, by the command an auditor would use.
     pub fn verify_log(&self) {
         let done = self.command(&["log", "verify"]);

@@ -20,6 +20,7 @@ use crate::backends::slurm::session_file::{LARGEST, SessionFile};
 use crate::backends::slurm::squeue;
 use crate::handle::{Context, HandleError};
 use crate::ssh::{self, Part};
+use crate::work::submit::overtakes;
 use crate::work::{JobError, Shop};
 
 /// What the launcher leaves.
@@ -91,7 +92,9 @@ pub(super) async fn bring_home(
     let terminal = terminal(shop, one, row, &fetched, &outcome, polls).await?;
     let command = match outcome {
         Outcome::Completed => Command::Complete(terminal),
-        Outcome::Cancelled { .. } => Command::ConfirmCancel { terminal: Some(terminal) },
+        Outcome::Cancelled { .. } => {
+            Command::ConfirmCancel { session_id: terminal.session_id, terminal: Some(terminal) }
+        }
         Outcome::Failed { class, error } => {
             let error = match said(&fetched.stderr) {
                 Some(last) if class != outcome::class::DALIUGE_DROP_ERROR => {
@@ -104,7 +107,7 @@ pub(super) async fn bring_home(
     };
     match shop.handle.handle::<Execution>(&one.ours.id.to_string(), context, command).await {
         Ok(_) => Ok(Home::Ended),
-        Err(HandleError::Rejected(rejection)) if rejection.code == "execution-ended" => Ok(Home::Ended),
+        Err(HandleError::Rejected(rejection)) if overtakes(rejection.code) => Ok(Home::Ended),
         Err(error) => Err(error.into()),
     }
 }

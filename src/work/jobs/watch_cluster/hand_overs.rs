@@ -44,7 +44,9 @@ async fn settle(shop: &Shop, job: &Claimed, id: Uuid) -> Result<Option<String>, 
         let over = stage::hand_over(shop, id, &state).await?;
         Ok(match submit::settle(shop, &job.context, &over).await? {
             HandedOver::Open { reason } => Some(reason),
-            HandedOver::Recorded | HandedOver::Refused | HandedOver::Cancelled => None,
+            HandedOver::Recorded | HandedOver::Refused | HandedOver::Cancelled | HandedOver::Overtaken => {
+                None
+            }
         })
     };
     // What is late is dropped where it stands, as a killed process would drop it: the mark that gives the right to submit is
