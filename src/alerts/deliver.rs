@@ -123,7 +123,8 @@ impl Sender {
         if test {
             commands.push(channel::Command::RecordTest(tested.clone()));
         }
-        if gone {
+        // A test counts against no channel.
+        if gone && !test {
             let reason = format!("the receiver answered {GONE}: it is gone for good");
             commands.push(channel::Command::Disable { reason });
         }
