@@ -177,5 +177,10 @@ fn a_receiver_says_in_seconds_or_as_a_date_when_to_come_again() {
     assert_eq!(retry_after_seconds("120", now), Some(120));
     assert_eq!(retry_after_seconds("Fri, 20 Nov 2026 10:01:00 GMT", now), Some(60));
     assert_eq!(retry_after_seconds("Fri, 20 Nov 2026 09:00:00 GMT", now), Some(0));
-    assert_eq!(retry_after_seconds("soon", now), None);
+    for wrong in ["soon", "", "-1", "1.5"] {
+        assert_eq!(retry_after_seconds(wrong, now), None, "{wrong:?}");
+    }
+    for endless in ["99999999999999999999", &"9".repeat(60)] {
+        assert_eq!(retry_after_seconds(endless, now), Some(LONGEST_PAUSE), "{endless}");
+    }
 }
