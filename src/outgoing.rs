@@ -9,6 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use beampipe_domain::delivery::LONGEST_PAUSE;
 use serde::{Deserialize, Serialize};
 use url::Host;
 
@@ -75,6 +76,8 @@ pub struct Answer {
     pub code: u16,
     /// Its beginning, as text.
     pub body: String,
+    /// Why the rest of it was not read, if it was not.
+    pub cut: Option<String>,
     pub retry_after: Option<String>,
 }
 
@@ -165,10 +168,12 @@ fn plain(text: &str) -> String {
 
 /// Seconds of a `Retry-After` that is a number, or a date seen from `now`.
 pub fn retry_after_seconds(value: &str, now: chrono::DateTime<chrono::Utc>) -> Option<u64> {
-    if let Ok(seconds) = value.trim().parse() {
-        return Some(seconds);
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // What is too large for a number is at least as long as anybody waits.
+        return Some(value.parse().unwrap_or(LONGEST_PAUSE));
     }
-    let date = chrono::DateTime::parse_from_rfc2822(value.trim()).ok()?;
+    let date = chrono::DateTime::parse_from_rfc2822(value).ok()?;
     u64::try_from((date.to_utc() - now).num_seconds().max(0)).ok()
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use beampipe_domain::delivery::Message;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use super::template::shortened;
@@ -70,6 +70,7 @@ pub fn samples() -> [Value; 2] {
             "alerts": [{
                 "id": "sample", "status": status, "labels": labels, "annotations": annotations, "summary": summary,
                 "starts_at": "2026-01-01T03:00:00Z", "ends_at": resolved_at, "links": links,
+                "execution_id": "01900000-0000-7000-8000-000000000001", "occurrence": false,
             }],
         })
     };
@@ -88,6 +89,9 @@ pub struct One {
     pub starts_at: Option<DateTime<Utc>>,
     pub ends_at: Option<DateTime<Utc>>,
     pub links: BTreeMap<String, String>,
+    pub execution_id: Option<String>,
+    /// It happened, and is never resolved.
+    pub occurrence: bool,
 }
 
 impl One {
@@ -132,6 +136,8 @@ impl<'a> Said<'a> {
             starts_at: time(&alert["starts_at"]),
             ends_at: time(&alert["ends_at"]),
             links: texts(&alert["links"]),
+            execution_id: alert["execution_id"].as_str().map(str::to_owned),
+            occurrence: alert["occurrence"].as_bool() == Some(true),
         };
         let mut alerts: Vec<One> = payload["alerts"].as_array().into_iter().flatten().map(one).collect();
         if alerts.is_empty() {
@@ -182,7 +188,7 @@ impl<'a> Said<'a> {
         say("project", self.text("project_module"));
         say("execution", self.text("execution_id"));
         say("sources", &self.sources());
-        say("since", self.text("fired_at"));
+        say("since", &self.since());
         say("until", self.text("resolved_at"));
         if self.payload["late"].as_bool() == Some(true) {
             say("late", "this is told later than it happened, because nobody judged the rule meanwhile");
@@ -209,6 +215,15 @@ impl<'a> Said<'a> {
             lines.push(format!("{name}: {to}"));
         }
         lines.join("\n").trim().to_owned()
+    }
+
+    /// Since when it fires; of what is over, since when it had fired, of several the first of them.
+    fn since(&self) -> String {
+        let first = self.alerts.iter().filter_map(|one| one.starts_at).min();
+        match first.filter(|_| self.is(Message::Resolved)) {
+            Some(first) => first.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+            None => self.text("fired_at").to_owned(),
+        }
     }
 
     fn sources(&self) -> String {
@@ -253,6 +268,7 @@ impl<'a> Said<'a> {
             json!({
                 "id": one.id, "status": one.status, "labels": one.labels, "annotations": one.annotations,
                 "summary": one.summary, "starts_at": one.starts_at, "ends_at": one.ends_at, "links": one.links,
+                "execution_id": one.execution_id, "occurrence": one.occurrence,
             })
         });
         context.insert("alerts".into(), alerts.collect());

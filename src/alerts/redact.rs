@@ -10,6 +10,11 @@ use secrecy::{ExposeSecret, SecretString};
 use super::channels::Opened;
 use crate::sealing::REDACTED;
 
+/// Finds one however it is escaped.
+mod escaped;
+
+use escaped::Escaped;
+
 /// Shorter parts are words that anybody may say.
 const SHORTEST: usize = 4;
 /// A part of an address that is at least so long may be what makes it secret.
@@ -57,19 +62,17 @@ impl Secrets {
     }
 
     /// A text without any of them, nor the beginning of one where the text was cut off.
+    /// In whatever way the receiver escapes them.
     pub fn out_of(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for secret in &self.0 {
-            text = text.replace(secret.expose_secret(), REDACTED);
+        let secrets: Vec<Escaped> = self.0.iter().map(|secret| Escaped::of(secret.expose_secret())).collect();
+        // Where an answer was cut off within a character, its bytes are no text.
+        let mut text = text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned();
+        for secret in &secrets {
+            text = secret.out_of(&text);
         }
-        for secret in &self.0 {
-            let secret = secret.expose_secret();
-            let begun = (SHORTEST..secret.len())
-                .rev()
-                .filter(|n| secret.is_char_boundary(*n))
-                .find(|n| text.ends_with(&secret[..*n]));
-            if let Some(begun) = begun {
-                text.truncate(text.len() - begun);
+        for secret in &secrets {
+            if let Some(begun) = secret.begun_at_the_end_of(&text) {
+                text.truncate(begun);
                 text.push_str(REDACTED);
             }
         }
@@ -118,7 +121,7 @@ mod tests {
             ("POST /T0/canary-key", "POST [REDACTED]"),
             (
                 r#"{"path":"https:\/\/h.example\/T0\/canary%2Dkey","k":"longcanary"}"#,
-                r#"{"path":"https:\/\/h.example\/T0\/[REDACTED]","k":"[REDACTED]"}"#,
+                r#"{"path":"https:\/\/h.example[REDACTED]","k":"[REDACTED]"}"#,
             ),
             ("token x1y2 is unknown", "token [REDACTED] is unknown"),
             ("535 AG9wcwBodW50ZXIyMg== aHVudGVyMjI=", "535 [REDACTED] [REDACTED]"),
@@ -134,5 +137,39 @@ mod tests {
         assert_eq!(secrets.out_of("you sent canary-tok"), "you sent [REDACTED]");
         assert_eq!(secrets.out_of("you sent can"), "you sent can");
         assert_eq!(secrets.out_of("canary-token-77é canary-token-77"), "[REDACTED] [REDACTED]");
+        assert_eq!(secrets.out_of("you sent canary-token-77\u{fffd}"), "you sent [REDACTED]");
+    }
+
+    #[test]
+    fn a_secret_is_taken_out_however_a_receiver_escapes_it_whole_and_cut_off() {
+        let secret = r#"Bearer CANARYq"&<x>/y+z=w"#;
+        let secrets = secrets(&[("headers.authorization", secret)]);
+        let json = serde_json::to_string(secret).unwrap();
+        let json = json.trim_matches('"');
+        let percent =
+            percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        for escaped in [
+            secret.to_owned(),
+            json.to_owned(),
+            json.replace('/', "\\/"),
+            json.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003E"),
+            percent.to_lowercase().replace("bearer", "Bearer").replace("canary", "CANARY"),
+            percent,
+            form,
+            r#"Bearer CANARYq&quot;&amp;&lt;x&gt;/y+z=w"#.to_owned(),
+            r#"Bearer CANARYq&#34;&#38;&#60;x&#62;&#47;y&#43;z&#61;w"#.to_owned(),
+            r#"Bearer CANARYq&#034;&#038;&#060;x&#062;/y+z=w"#.to_owned(),
+            r#"Bearer&#x20;CANARYq&#x22;&#x26;&#x3c;x&#x3E;&#x2F;y&#x2B;z&#x3D;w"#.to_owned(),
+        ] {
+            assert_eq!(secrets.out_of(&format!("no {escaped} here")), "no [REDACTED] here", "{escaped}");
+            let alone = &escaped[escaped.find("CANARY").unwrap()..];
+            assert_eq!(secrets.out_of(&format!("no {alone} here")), "no [REDACTED] here", "{escaped}");
+            for end in 7..alone.len() {
+                let cut = &alone[..end];
+                assert_eq!(secrets.out_of(&format!("no {cut}")), "no [REDACTED]", "{cut}");
+            }
+        }
+        assert_eq!(secrets.out_of("Bearer canaryq is another"), "Bearer canaryq is another");
     }
 }

@@ -255,6 +255,10 @@ async fn a_test_says_what_happened_and_no_secret_that_the_receiver_repeats() {
     assert!(redirected["answer"].as_str().unwrap().contains("not followed"), "{redirected}");
     let shown = service.get(&one).await.is(200);
     assert_eq!((&shown["last_test_status"], &shown["last_test_code"]), (&json!("failed"), &json!(302)));
+    receiver.answers([(410, None)]);
+    let gone = service.post(&test, json!({})).await.is(200);
+    assert_eq!((&gone["status"], &gone["code"]), (&json!("failed"), &json!(410)));
+    assert_eq!(service.get(&one).await.is(200)["enabled"], true, "a test counts against no channel");
     for (url, word) in [
         ("http://169.254.169.254/latest/meta-data", "metadata"),
         ("http://[::1]:9/", "loopback"),
