@@ -76,6 +76,8 @@ pub struct Answer {
     pub code: u16,
     /// Its beginning, as text.
     pub body: String,
+    /// Why the rest of it was not read, if it was not.
+    pub cut: Option<String>,
     pub retry_after: Option<String>,
 }
 

@@ -257,7 +257,12 @@ impl Sender {
 
 /// The beginning of what a receiver answered, without what is secret.
 fn said(secrets: &Secrets, answer: &Answer) -> Option<String> {
-    let said: String = secrets.out_of(&answer.body).chars().take(ANSWER_KEPT).collect();
+    let all = secrets.out_of(&answer.body);
+    let mut said: String = all.chars().take(ANSWER_KEPT).collect();
+    let longer = (said.len() < all.len()).then(|| format!("longer than {ANSWER_KEPT} characters"));
+    if let Some(how) = answer.cut.clone().or(longer) {
+        said.push_str(&format!(" … (cut: {how})"));
+    }
     Some(said).filter(|said| !said.trim().is_empty())
 }
 
@@ -284,5 +289,31 @@ fn noted(outcome: Outcome, note: Option<String>) -> Outcome {
         Outcome::RefusedByMail { code, answer } => Outcome::RefusedByMail { code, answer: with(answer) },
         Outcome::Unanswered { error } => Outcome::Unanswered { error: format!("{error} ({note})") },
         impossible @ Outcome::Impossible { .. } => impossible,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_cut_says_so_at_its_end() {
+        let secrets = Secrets::of(&Opened([("token".to_owned(), "canary-77".into())].into()), None);
+        let kept = |body: &str, cut: Option<&str>| {
+            let cut = cut.map(str::to_owned);
+            said(&secrets, &Answer { code: 200, body: body.into(), cut, retry_after: None })
+        };
+        assert_eq!(kept("ok", None).unwrap(), "ok");
+        assert_eq!(kept(" ", None), None);
+        let longer = Some("longer than 2048 bytes");
+        assert_eq!(
+            kept("you sent canary", longer).unwrap(),
+            "you sent [REDACTED] … (cut: longer than 2048 bytes)"
+        );
+        let drip = kept("", Some("not ended within 10 s")).unwrap();
+        assert_eq!(drip, " … (cut: not ended within 10 s)");
+        let long = kept(&"x".repeat(501), None).unwrap();
+        assert!(long.ends_with("x … (cut: longer than 500 characters)"), "{long}");
+        assert_eq!(kept(&"x".repeat(500), None).unwrap().len(), 500);
     }
 }

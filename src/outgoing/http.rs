@@ -35,11 +35,11 @@ impl Guard {
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after = text(RETRY_AFTER).map(|value| value.chars().take(60).collect());
         let away = text(LOCATION).filter(|_| (300..400).contains(&code)).map(|to| redirected(url, to));
-        let body = match away {
-            Some(away) => away,
+        let (body, cut) = match away {
+            Some(away) => (away, None),
             None => self.beginning(response).await,
         };
-        Ok(Answer { code, body, retry_after })
+        Ok(Answer { code, body, cut, retry_after })
     }
 
     /// A client that can reach these addresses and no other, whatever name it is given.
@@ -68,17 +68,25 @@ impl Guard {
         })
     }
 
-    /// The beginning of an answer. What breaks off, or comes too late, was an answer all the same: its status says all.
-    async fn beginning(&self, mut response: reqwest::Response) -> String {
-        let mut read: Vec<u8> = vec![];
-        while read.len() < self.0.answer_bytes {
+    /// The beginning of an answer, and why there is no more of it. What breaks off, or comes too late, was an answer all the
+    /// same: its status says all.
+    async fn beginning(&self, mut response: reqwest::Response) -> (String, Option<String>) {
+        let (mut read, most): (Vec<u8>, _) = (vec![], self.0.answer_bytes);
+        let cut = loop {
             match response.chunk().await {
                 Ok(Some(chunk)) => read.extend_from_slice(&chunk),
-                Ok(None) | Err(_) => break,
+                Ok(None) => break None,
+                Err(error) if error.is_timeout() => {
+                    break Some(format!("not ended within {} s", self.0.timeout_seconds.max(1)));
+                }
+                Err(_) => break Some("it broke off".to_owned()),
             }
-        }
-        read.truncate(self.0.answer_bytes);
-        plain(&String::from_utf8_lossy(&read))
+            if read.len() > most {
+                break Some(format!("longer than {most} bytes"));
+            }
+        };
+        read.truncate(most);
+        (plain(&String::from_utf8_lossy(&read)), cut)
     }
 }
 

@@ -191,7 +191,7 @@ fn said<T>(answer: Result<T, Error>) -> Result<T, No> {
     answer.map_err(|error| match error.status() {
         Some(code) => {
             let text = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            No::Reply(Answer { code: code.into(), body: plain(&text), retry_after: None })
+            No::Reply(Answer { code: code.into(), body: plain(&text), cut: None, retry_after: None })
         }
         None => No::Nothing(plain(&format!("the conversation with the mail server broke off: {error}"))),
     })
@@ -291,7 +291,7 @@ async fn hand_over(
     }
     if accepted == 0 {
         let code = later.or(never).unwrap_or(554);
-        return Ok(Answer { code, body: noted.join("; "), retry_after: None });
+        return Ok(Answer { code, body: noted.join("; "), cut: None, retry_after: None });
     }
     if let Err(no) = said(connection.command(Data).await) {
         return no.into();
@@ -303,6 +303,7 @@ async fn hand_over(
             Ok(Answer {
                 code: later.unwrap_or(reply.code().into()),
                 body: noted.join("; "),
+                cut: None,
                 retry_after: None,
             })
         }

@@ -143,6 +143,7 @@ async fn a_redirect_is_an_answer_and_is_not_followed() {
     let answer = loopback_allowed().post(&url, HeaderMap::new(), b"{}".to_vec()).await.unwrap();
     assert_eq!(answer.code, 302);
     assert_eq!(answer.body, "a redirect to http://169.254.169.254, which is not followed");
+    assert_eq!(answer.cut, None);
 }
 
 #[tokio::test]
@@ -153,8 +154,35 @@ async fn of_an_answer_of_ten_gigabytes_the_beginning_is_read() {
     let answer = loopback_allowed().post(&url, HeaderMap::new(), vec![]).await.unwrap();
     assert_eq!((answer.code, answer.body.len()), (200, 2048));
     assert!(answer.body.starts_with("hello xxx"), "control characters are left out");
+    assert_eq!(answer.cut.as_deref(), Some("longer than 2048 bytes"));
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(sent.load(Ordering::Relaxed) < 64 * 1024 * 1024, "the connection was closed");
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_in_time_or_breaks_off_says_so_and_a_whole_one_does_not() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let post = async |url: &Url| loopback_allowed().post(url, HeaderMap::new(), vec![]).await.unwrap();
+    let head =
+        |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{}", "x".repeat(2048));
+    let (whole, _) = receiver(head(2048), None).await;
+    let answer = post(&whole).await;
+    assert_eq!((answer.body.len(), answer.cut), (2048, None), "no longer than the bound");
+    let (broken, _) = receiver(head(2050), None).await;
+    assert_eq!(post(&broken).await.cut.as_deref(), Some("it broke off"));
+    // One that holds the connection, and says no more.
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let slow: Url = format!("http://{}/hook", listener.local_addr().unwrap()).parse().unwrap();
+    let held = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhe").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let answer = post(&slow).await;
+    assert_eq!((answer.code, answer.body.as_str()), (200, "he"));
+    assert_eq!(answer.cut.as_deref(), Some("not ended within 1 s"));
+    held.abort();
 }
 
 #[tokio::test]
