@@ -14,8 +14,8 @@ const LONGEST: usize = 1024;
 pub fn posts(opened: &Opened, message: &Outbound<'_>) -> Result<Vec<Post>, String> {
     let (url, key) = (opened.url()?, opened.must("routing_key")?);
     let mut events = events(&message.said, key);
-    if message.said.is(Message::Test) {
-        // What a test opens is not left for somebody to close.
+    if message.said.is(Message::Test) || message.said.is(Message::Notice) {
+        // What a test or a notice opens nobody resolves, and it is not left for somebody to close.
         let mut close = events[0].clone();
         close["event_action"] = "resolve".into();
         events.push(close);
@@ -36,7 +36,12 @@ fn event(said: &Said<'_>, one: &One, routing_key: &str, single: bool) -> Value {
     });
     let links = one.links.iter().filter(|(_, to)| is_open(to));
     let links: Vec<Value> = links.map(|(name, to)| json!({"href": to, "text": name})).collect();
-    let severity = one.labels.get("severity").map_or(said.text("severity"), String::as_str);
+    let severity = match one.labels.get("severity") {
+        // What the service says of itself is no trouble of a survey that somebody has to get up for.
+        _ if said.is(Message::Notice) => "warning",
+        Some(severity) => severity,
+        None => said.text("severity"),
+    };
     json!({
         "routing_key": routing_key,
         "event_action": if one.is_resolved() { "resolve" } else { "trigger" },

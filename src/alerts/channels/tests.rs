@@ -201,3 +201,15 @@ fn a_secret_that_is_missing_is_named() {
         assert_eq!(error, format!("{field}: the channel has none"));
     }
 }
+
+#[test]
+fn pagerduty_is_not_paged_for_a_notice_and_it_is_not_left_open() {
+    let notice = crate::alerts::message::of_disabled("mail", "email", "no answer", DateTime::UNIX_EPOCH);
+    let events = bodies(&prepared(json!({"kind": "pagerduty"}), notice.clone()));
+    let actions: Vec<_> = events.iter().map(|event| event["event_action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["trigger", "resolve"]);
+    let webhook = bodies(&prepared(json!({"kind": "webhook", "template": "pagerduty"}), notice));
+    for event in events.iter().chain(&webhook) {
+        assert_eq!((&event["payload"]["severity"], &event["dedup_key"]), (&json!("warning"), &json!("key")));
+    }
+}
