@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use beampipe_domain::delivery::Message;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use super::template::shortened;
@@ -182,7 +182,7 @@ impl<'a> Said<'a> {
         say("project", self.text("project_module"));
         say("execution", self.text("execution_id"));
         say("sources", &self.sources());
-        say("since", self.text("fired_at"));
+        say("since", &self.since());
         say("until", self.text("resolved_at"));
         if self.payload["late"].as_bool() == Some(true) {
             say("late", "this is told later than it happened, because nobody judged the rule meanwhile");
@@ -217,6 +217,15 @@ impl<'a> Said<'a> {
         let all = self.payload["changed_count"].as_u64().map_or(named.len(), |all| all as usize);
         let shown = &named[..named.len().min(NAMED)];
         match all.checked_sub(shown.len()).filter(|more| *more > 0) {
+    /// Since when it fires; of what is over, since when it had fired, of several the first of them.
+    fn since(&self) -> String {
+        let first = self.alerts.iter().filter_map(|one| one.starts_at).min();
+        match first.filter(|_| self.is(Message::Resolved)) {
+            Some(first) => first.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+            None => self.text("fired_at").to_owned(),
+        }
+    }
+
             Some(more) if !shown.is_empty() => format!("{} and {more} more", shown.join(", ")),
             _ => shown.join(", "),
         }

@@ -71,3 +71,16 @@ fn a_template_finds_every_field_whatever_the_payload_lacks() {
     assert_eq!((&context["late"], &context["source_identifiers"]), (&json!(false), &json!([])));
     assert_eq!((&context["alerts"][0]["id"], &context["title"]), (&json!("key"), &json!("[TEST] test ():")));
 }
+
+#[test]
+fn a_text_says_of_what_is_over_since_when_it_had_fired() {
+    let mut payload = payload("resolved");
+    payload["resolved_at"] = json!("2026-11-20T03:20:00Z");
+    payload["fired_at"] = json!("2026-11-20T03:20:00Z");
+    payload["alerts"] = json!([
+        {"id": "a1", "status": "resolved", "starts_at": "2026-11-20T02:30:00Z", "ends_at": "2026-11-20T03:20:00Z"},
+        {"id": "a2", "status": "resolved", "starts_at": "2026-11-20T02:10:00Z", "ends_at": "2026-11-20T03:20:00Z"},
+    ]);
+    let body = Said::of(&payload, "key").body();
+    assert!(body.contains("since: 2026-11-20T02:10:00Z\nuntil: 2026-11-20T03:20:00Z"), "{body}");
+}
