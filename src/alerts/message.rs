@@ -70,6 +70,7 @@ pub fn samples() -> [Value; 2] {
             "alerts": [{
                 "id": "sample", "status": status, "labels": labels, "annotations": annotations, "summary": summary,
                 "starts_at": "2026-01-01T03:00:00Z", "ends_at": resolved_at, "links": links,
+                "execution_id": "01900000-0000-7000-8000-000000000001", "occurrence": false,
             }],
         })
     };
@@ -88,6 +89,9 @@ pub struct One {
     pub starts_at: Option<DateTime<Utc>>,
     pub ends_at: Option<DateTime<Utc>>,
     pub links: BTreeMap<String, String>,
+    pub execution_id: Option<String>,
+    /// It happened, and is never resolved.
+    pub occurrence: bool,
 }
 
 impl One {
@@ -132,6 +136,8 @@ impl<'a> Said<'a> {
             starts_at: time(&alert["starts_at"]),
             ends_at: time(&alert["ends_at"]),
             links: texts(&alert["links"]),
+            execution_id: alert["execution_id"].as_str().map(str::to_owned),
+            occurrence: alert["occurrence"].as_bool() == Some(true),
         };
         let mut alerts: Vec<One> = payload["alerts"].as_array().into_iter().flatten().map(one).collect();
         if alerts.is_empty() {
@@ -211,12 +217,6 @@ impl<'a> Said<'a> {
         lines.join("\n").trim().to_owned()
     }
 
-    fn sources(&self) -> String {
-        let named = self.payload["source_identifiers"].as_array();
-        let named: Vec<&str> = named.into_iter().flatten().filter_map(Value::as_str).collect();
-        let all = self.payload["changed_count"].as_u64().map_or(named.len(), |all| all as usize);
-        let shown = &named[..named.len().min(NAMED)];
-        match all.checked_sub(shown.len()).filter(|more| *more > 0) {
     /// Since when it fires; of what is over, since when it had fired, of several the first of them.
     fn since(&self) -> String {
         let first = self.alerts.iter().filter_map(|one| one.starts_at).min();
@@ -226,6 +226,12 @@ impl<'a> Said<'a> {
         }
     }
 
+    fn sources(&self) -> String {
+        let named = self.payload["source_identifiers"].as_array();
+        let named: Vec<&str> = named.into_iter().flatten().filter_map(Value::as_str).collect();
+        let all = self.payload["changed_count"].as_u64().map_or(named.len(), |all| all as usize);
+        let shown = &named[..named.len().min(NAMED)];
+        match all.checked_sub(shown.len()).filter(|more| *more > 0) {
             Some(more) if !shown.is_empty() => format!("{} and {more} more", shown.join(", ")),
             _ => shown.join(", "),
         }
@@ -262,6 +268,7 @@ impl<'a> Said<'a> {
             json!({
                 "id": one.id, "status": one.status, "labels": one.labels, "annotations": one.annotations,
                 "summary": one.summary, "starts_at": one.starts_at, "ends_at": one.ends_at, "links": one.links,
+                "execution_id": one.execution_id, "occurrence": one.occurrence,
             })
         });
         context.insert("alerts".into(), alerts.collect());

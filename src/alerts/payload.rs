@@ -3,15 +3,13 @@
 use beampipe_domain::alerting::groups::{self, Batch, Owed};
 use beampipe_domain::delivery::Message;
 use beampipe_domain::rule::Spec;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
 /// How many alerts of a group a message lays out; how many there are it says in any case.
 const LAID_OUT: usize = 50;
 /// The event that has the message is bounded, and names its causes too.
 const LAID_OUT_BYTES: usize = 100_000;
-/// What happened is never resolved. A receiver that keeps alerts until they end lets go of it after this long.
-const TOLD_FOR: TimeDelta = TimeDelta::minutes(5);
 
 /// Where people find what a message tells of.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +48,8 @@ fn alert(links: &Links, owed: &Owed, ended: Option<DateTime<Utc>>) -> Value {
         "execution_id": subject.execution_id,
         "source_identifiers": subject.source_identifiers,
         "starts_at": owed.since,
-        "ends_at": ended.or_else(|| owed.occurrence.then(|| owed.at + TOLD_FOR)),
+        "ends_at": ended,
+        "occurrence": owed.occurrence,
         "links": links.of(owed),
     })
 }

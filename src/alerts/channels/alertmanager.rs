@@ -19,8 +19,10 @@ use crate::alerts::message::{One, Said, is_open, texts};
 const CLOCKS_DIFFER: TimeDelta = TimeDelta::seconds(30);
 /// How long an alert fires that nobody says to be resolved.
 pub const LONGEST: TimeDelta = TimeDelta::days(30);
-/// How long a test fires, and a notice, which nobody resolves.
-const TEST: TimeDelta = TimeDelta::minutes(5);
+/// How long fires what is over already: a test, and what happened. It counts from when it is sent, or what comes late would be
+/// over before it is shown.
+const SHORT: TimeDelta = TimeDelta::minutes(5);
+/// How long a notice fires, which nobody resolves.
 const NOTICE: TimeDelta = TimeDelta::hours(1);
 /// What Go's JSON has for a time that is not there.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -65,6 +67,11 @@ fn labels(said: &Said<'_>, one: &One) -> BTreeMap<String, String> {
             labels.entry(name.into()).or_insert_with(|| value.to_owned());
         }
     }
+    if one.occurrence {
+        // What happened twice is two alerts, although all its other labels may be the same.
+        let (name, value) = one.execution_id.as_ref().map_or(("alert_id", &one.id), |id| ("execution", id));
+        labels.insert(name.into(), value.clone());
+    }
     labels
 }
 
@@ -88,7 +95,8 @@ fn generator(one: &One) -> Option<&String> {
 
 fn alert(said: &Said<'_>, one: &One, now: DateTime<Utc>) -> Value {
     let lasts = match one.status.as_str() {
-        status if status == Message::Test.as_str() => TEST,
+        status if status == Message::Test.as_str() => SHORT,
+        _ if one.occurrence => SHORT,
         status if status == Message::Notice.as_str() => NOTICE,
         _ => LONGEST,
     };
@@ -98,7 +106,7 @@ fn alert(said: &Said<'_>, one: &One, now: DateTime<Utc>) -> Value {
         ended if one.is_resolved() => {
             ended.unwrap_or(now).min(now - CLOCKS_DIFFER).max(starts_at + TimeDelta::milliseconds(1))
         }
-        Some(ends_at) => ends_at,
+        Some(ends_at) => ends_at.max(now + SHORT),
         None => now + lasts,
     };
     let mut alert = json!({

@@ -203,6 +203,37 @@ fn a_secret_that_is_missing_is_named() {
 }
 
 #[test]
+fn an_alertmanager_shows_what_happened_from_when_it_is_told_and_each_execution_by_itself() {
+    let happened = |id: &str, execution: Value| {
+        json!({
+            "id": id, "status": "firing", "labels": {"rule": "ended"}, "execution_id": execution, "occurrence": true,
+            "starts_at": "2026-11-20T03:00:00Z", "ends_at": null,
+        })
+    };
+    let mut all = payload("firing", &[("condition", "firing")]);
+    let alerts = all["alerts"].as_array_mut().unwrap();
+    alerts.extend([happened("h1", json!("e1")), happened("h2", json!("e2")), happened("h3", Value::Null)]);
+    alerts.push(json!({"id": "x", "status": "firing", "labels": {}, "ends_at": "2026-11-20T03:05:00Z"}));
+    let api = bodies(&prepared(json!({"kind": "alertmanager"}), all.clone()));
+    let webhook = bodies(&prepared(json!({"kind": "alertmanager", "mode": "webhook"}), all));
+    let (api, webhook) = (api[0].as_array().unwrap(), webhook[0]["alerts"].as_array().unwrap());
+    for alerts in [api, webhook] {
+        let label = |n: usize, name: &str| alerts[n]["labels"][name].as_str().map(str::to_owned);
+        let both = |n: usize| (label(n, "execution"), label(n, "alert_id"));
+        assert_eq!(both(0), (None, None), "a condition is the same alert whichever execution it sees");
+        assert_eq!(both(1), (Some("e1".into()), None));
+        assert_eq!(both(2), (Some("e2".into()), None));
+        assert_eq!(both(3), (None, Some("h3".into())));
+    }
+    let ends: Vec<_> = api.iter().map(|alert| alert["endsAt"].as_str().unwrap()).collect();
+    let soon = "2026-11-20T05:05:00Z";
+    assert_eq!(ends, ["2026-12-20T05:00:00Z", soon, soon, soon, soon]);
+    let known: std::collections::BTreeSet<_> =
+        webhook.iter().map(|a| a["fingerprint"].as_str().unwrap()).collect();
+    assert_eq!(known.len(), webhook.len());
+}
+
+#[test]
 fn pagerduty_is_not_paged_for_a_notice_and_it_is_not_left_open() {
     let notice = crate::alerts::message::of_disabled("mail", "email", "no answer", DateTime::UNIX_EPOCH);
     let events = bodies(&prepared(json!({"kind": "pagerduty"}), notice.clone()));

@@ -159,6 +159,30 @@ async fn an_alertmanager_shows_the_alert_and_then_its_resolution() {
     assert_eq!(ours["alerts"][0]["fingerprint"], fired["alerts"][0]["fingerprint"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alertmanager_shows_every_execution_that_ended_also_when_it_is_told_late() {
+    let service = support::service().await;
+    let run = service.clock.id().simple().to_string();
+    let config = json!({"url": told("BEAMPIPE_TEST_ALERTMANAGER_URL")});
+    let channel = channel(&service, "alertmanager", config).await;
+    let ended = |execution: &str| {
+        json!({
+            "id": format!("rule-{execution}"), "status": "firing", "labels": {"rule": "ended", "run": run},
+            "summary": format!("{execution} failed"), "execution_id": execution, "occurrence": true,
+            "starts_at": service.clock.now() - chrono::TimeDelta::minutes(20), "ends_at": null,
+        })
+    };
+    let mut payload = backlog("firing", &run, Value::Null);
+    payload["alerts"] = json!([ended("e1"), ended("e2")]);
+    assert_eq!(deliver(&service, &channel, payload).await["status"], "sent");
+    let alerts = shown(&service, &run).await;
+    println!("Alertmanager shows {}", serde_json::to_string_pretty(&alerts).unwrap());
+    let executions: std::collections::BTreeSet<_> =
+        alerts.iter().map(|alert| alert["labels"]["execution"].as_str().unwrap()).collect();
+    assert_eq!(executions.into_iter().collect::<Vec<_>>(), ["e1", "e2"]);
+    assert!(alerts.iter().all(|alert| alert["status"]["state"] == "active"));
+}
+
 /// The configuration of a mail channel to the real server.
 fn mail(directory: &std::path::Path, tls: &str, to: &[&str]) -> Value {
     let password = directory.join("password");
