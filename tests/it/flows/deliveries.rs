@@ -201,7 +201,9 @@ async fn what_the_guard_refuses_or_cuts_off_is_said_in_the_attempt() {
     let (status, attempt) = first(&url, ours).await;
     assert_eq!((&status, &attempt["code"]), (&json!("sent"), &json!(200)));
     let kept = attempt["answer"].as_str().unwrap();
+    let (kept, why) = kept.split_once(" … ").unwrap();
     assert!(kept.starts_with("helloxxx") && kept.len() == 500, "{} bytes are kept", kept.len());
+    assert_eq!(why, "(cut: longer than 2048 bytes)");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     tokio::time::sleep(Duration::from_millis(200)).await;
     let sent = sent.load(Ordering::SeqCst);
