@@ -265,6 +265,7 @@ impl Teller {
                 raw_state: Some("RUNNING".into()),
                 reason: None,
                 previous_polls: 2,
+                job: None,
             },
         };
         self.say(&mut execution, x::Event::Observed(observed))?;
@@ -285,6 +286,7 @@ impl Teller {
             dim_rest_base: Some(base.clone()),
             dim_session_status_url: Some(session_status_url.clone()),
             dim_graph_status_url: Some(graph_status_url.clone()),
+            ..x::SubmissionStarted::default()
         };
         self.say(execution, x::Event::SubmissionStarted(started))?;
         self.wait(300);
