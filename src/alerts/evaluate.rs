@@ -47,6 +47,8 @@ const AT_ONCE: usize = 16;
 const CHUNK: usize = 1000;
 /// A log that has not been heard of for longer is not judged by.
 const SILENT: Duration = Duration::from_secs(5);
+/// After how long a log that could not be read is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Under which name processes say how far they came.
 const BEATS_AS: &str = "alerts/";
 
@@ -79,8 +81,11 @@ impl Setting {
     /// Says how far it came. Who does not find it judges a few points again, which changes nothing.
     async fn note(&self, at: DateTime<Utc>) {
         let new = self.noted.with_extension("new");
-        let written = tokio::fs::write(&new, at.to_rfc3339()).await;
-        if let Err(error) = written.and(tokio::fs::rename(&new, &self.noted).await) {
+        let written = async {
+            tokio::fs::write(&new, at.to_rfc3339()).await?;
+            tokio::fs::rename(&new, &self.noted).await
+        };
+        if let Err(error) = written.await {
             tracing::warn!(%error, path = %self.noted.display(), "how far alerting came cannot be noted");
         }
         let who = format!("{BEATS_AS}{}", self.process);
@@ -143,15 +148,34 @@ impl Setting {
 
 /// Follows the log, and judges while this process acts as scheduler, until it is stopped.
 pub async fn run(setting: Setting, mut acting: Acting, stop: CancellationToken) {
+    let mut evaluator = Evaluator::begin(&setting).await;
     loop {
-        let mut evaluator = Evaluator::begin(&setting).await;
-        match evaluator.go_on(&mut acting, &stop).await {
-            Ok(()) => return,
-            Err(error) => tracing::warn!(%error, "alerting begins again from the start of the log"),
-        }
+        let Err(stopped) = evaluator.go_on(&mut acting, &stop).await else { return };
+        let anew = match stopped {
+            Stopped::Log(ReadError::Unavailable(why)) => {
+                tracing::warn!(why, "the log cannot be read on; alerting tries again");
+                // What came back may be a standby that had not heard of everything.
+                setting.handle.log().rewinds() != evaluator.rewinds
+            }
+            Stopped::Log(error @ ReadError::Rewound { .. }) => {
+                tracing::error!(%error, "alerting begins again from the start of the log");
+                true
+            }
+            // Nothing is skipped: as the read models, it stands until a release that knows the event, or a whole log, is there.
+            stopped @ (Stopped::Log(ReadError::Damaged { .. }) | Stopped::Unknown(_)) => {
+                tracing::error!(error = %stopped, "alerting stops here: no rule is judged any more");
+                return;
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+        if anew {
+            evaluator = Evaluator::begin(&setting).await;
+        } else {
+            evaluator.log = setting.handle.log().subscribe(Filter::All, evaluator.position);
+            evaluator.caught_up = false;
         }
     }
 }
@@ -163,9 +187,11 @@ pub struct Evaluator<'a> {
     log: Subscription,
     position: Position,
     caught_up: bool,
+    /// How often the log had lost its end when it was read from its start.
+    rewinds: u64,
     /// The last point that was judged, or passed.
     at: DateTime<Utc>,
-    /// From when on this process judges, if it acts.
+    /// Whether this process judges: it acts, and knows how far others came.
     judges: bool,
 }
 
@@ -178,6 +204,7 @@ impl<'a> Evaluator<'a> {
             log: setting.handle.log().subscribe(Filter::All, 0),
             position: 0,
             caught_up: false,
+            rewinds: setting.handle.log().rewinds(),
             at: DateTime::UNIX_EPOCH,
             judges: false,
         };

@@ -356,6 +356,6 @@ impl Alert {
 }
 
 /// Seconds as a span of time; what is too long for one is as long as one can be.
-fn span(seconds: u64) -> TimeDelta {
+pub(crate) fn span(seconds: u64) -> TimeDelta {
     i64::try_from(seconds).ok().and_then(TimeDelta::try_seconds).unwrap_or(TimeDelta::MAX)
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::expression::Condition;
 use super::facts::{Count, Facts, Rule};
-use crate::alert::Seen;
+use crate::alert::{Seen, span};
 use crate::rule::{Spec, Trigger};
 
 /// The name under which rules watch the log, whatever its engine. Who can judge it can reach it.
@@ -104,10 +104,6 @@ pub fn instances(facts: &Facts, rule: &Rule, at: DateTime<Utc>) -> Vec<Instance>
         | Trigger::DailySummary { .. }
         | Trigger::WorkerLost {} => vec![],
     }
-}
-
-fn span(seconds: u64) -> TimeDelta {
-    i64::try_from(seconds).ok().and_then(TimeDelta::try_seconds).unwrap_or(TimeDelta::MAX)
 }
 
 impl Look<'_> {

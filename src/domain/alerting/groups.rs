@@ -8,9 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::facts::Facts;
-use crate::alert::Subject;
+use crate::alert::{Subject, span};
 use crate::delivery::Message;
-use crate::rule::{Severity, Spec};
+use crate::rule::Spec;
 
 /// How many causes one message names; what is over comes with the next.
 const MOST_IN_A_MESSAGE: usize = 1000;
@@ -65,10 +65,6 @@ pub fn of(alert: &str, subject: &Subject, spec: Option<&Spec>) -> String {
     }
 }
 
-fn span(seconds: u64) -> TimeDelta {
-    i64::try_from(seconds).ok().and_then(TimeDelta::try_seconds).unwrap_or(TimeDelta::MAX)
-}
-
 /// When a group's message may go, as its rule says; a rule that is gone holds nothing back.
 fn due(
     facts: &Facts,
@@ -88,9 +84,9 @@ fn due(
 /// What a message that is owed waits for at `at`, in words; `None`: it goes at this point.
 pub fn waits_for(facts: &Facts, owed: &Owed, at: DateTime<Utc>) -> Option<String> {
     let spec = facts.rules.get(&owed.rule).map(|rule| &rule.spec)?;
-    let quiet = |at| spec.severity == Severity::Info && spec.quiet_hours.is_some_and(|hours| hours.hold(at));
-    if quiet(at) {
-        let over = (1..=1440).map(|minutes| at + TimeDelta::minutes(minutes)).find(|later| !quiet(*later));
+    if spec.is_quiet(at) {
+        let later = (1..=1440).map(|minutes| at + TimeDelta::minutes(minutes));
+        let over = later.into_iter().find(|later| !spec.is_quiet(*later));
         let over = over.map(|over| format!(", until about {}", over.format("%Y-%m-%d %H:%M UTC")));
         return Some(format!("the end of quiet hours{}", over.unwrap_or_default()));
     }
@@ -110,10 +106,7 @@ pub fn flush(facts: &Facts, at: DateTime<Utc>) -> Vec<Batch> {
     for ((group, channel), owed) in groups {
         let Some((rule, began)) = owed.first().map(|first| (first.rule, first.at)) else { continue };
         let spec = facts.rules.get(&rule).map(|rule| &rule.spec);
-        let quiet = spec.is_some_and(|spec| {
-            spec.severity == Severity::Info && spec.quiet_hours.is_some_and(|hours| hours.hold(at))
-        });
-        if quiet || due(facts, spec, group, channel, began) > at {
+        if spec.is_some_and(|spec| spec.is_quiet(at)) || due(facts, spec, group, channel, began) > at {
             continue;
         }
         let owed: Vec<Owed> =

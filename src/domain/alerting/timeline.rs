@@ -41,15 +41,13 @@ impl Timeline {
         self.time
     }
 
-    /// The time of the first event that waits.
-    pub fn waits_for(&self) -> Option<DateTime<Utc>> {
-        self.waiting.front().map(|(time, _)| *time)
-    }
-
-    /// Goes on to a point without anybody judging it, or those before it.
+    /// Goes on to a point without anybody judging it, or those before it. A later point that was reached already is still to be
+    /// judged, so that what happened before that one stays.
     pub fn pass_through(&mut self, point: DateTime<Utc>) {
-        self.reach(point);
-        self.facts.pass(self.at);
+        if point >= self.at {
+            self.reach(point);
+            self.facts.pass(self.at);
+        }
     }
 
     /// Goes on to a point.

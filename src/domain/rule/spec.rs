@@ -145,6 +145,11 @@ pub struct Spec {
 const ARCHIVE: &str = "tap";
 
 impl Spec {
+    /// Whether its messages wait at `at` because the hours are quiet: those that are not urgent do.
+    pub fn is_quiet(&self, at: DateTime<Utc>) -> bool {
+        self.severity == Severity::Info && self.quiet_hours.is_some_and(|hours| hours.hold(at))
+    }
+
     /// What alerts of this rule hold back. An archive that is away explains why nothing is discovered; that data changed is
     /// news all the same.
     pub fn inhibitions(&self) -> Vec<Inhibits> {

@@ -269,3 +269,19 @@ fn a_clock_that_runs_ahead_does_not_stop_the_time_of_others() {
     line.until(15).dependency("dim", true);
     assert_eq!(line.until(60).sent, ["0 firing: away", "30 resolved: away ended"]);
 }
+
+#[test]
+fn what_happened_before_a_point_that_was_reached_and_not_judged_is_not_forgotten() {
+    let mut line = Line::with(failed());
+    line.execution(10);
+    line.fails(10, "internal");
+    let timeline = &mut line.run.timeline;
+    timeline.pass_through(at(-GRID_SECONDS * 2));
+    // Judging it failed, and for some time another process might have acted.
+    timeline.reach(at(0));
+    timeline.pass_through(at(-GRID_SECONDS * 2));
+    assert_eq!(timeline.facts.happened.len(), 1);
+    assert_eq!(line.until(0).sent, ["0 firing: failed"]);
+    line.run.timeline.pass_through(at(0));
+    assert_eq!(line.run.timeline.facts.happened.len(), 0);
+}
